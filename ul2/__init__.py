@@ -1,0 +1,1 @@
+"""UL2: Mixture-of-Denoisers pre-training for any architecture on any mesh."""

@@ -1,0 +1,53 @@
+"""`Batch`: everything a model and its loss read, and nothing else.
+
+Rows are *packed*: the tokens of several examples stand one after another, with
+padding only at the end of the row. Work on single tokens (projections,
+feed-forward, norms, loss) runs on the packed row; attention runs on the examples,
+which `columns` cuts out of the row. No mask separates the examples of a row, so
+nothing can leak between them.
+
+    tokens       11 12 13 21 22 31 32 33  0  0     three examples, two pads
+    segment_ids   1  1  1  2  2  3  3  3  0  0
+    positions     0  1  2  0  1  0  1  2  0  0
+    columns      [0 1 2] [3 4 -] [5 6 7]           "-" is -1: the example is shorter
+
+Legend of the shapes: B rows, N examples per row, T columns of a row, L the longest
+example. Padding is id 0 with segment 0. All arrays are int32 but `loss_weights`.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+# numpy on the host, jax in a compiled function.
+Array = Any
+
+
+class Packed(NamedTuple):
+    """Token rows, and where each example lies in them."""
+
+    tokens: Array  # [B, T]
+    segment_ids: Array  # [B, T], 1..N; 0 on padding
+    positions: Array  # [B, T], position within the example; 0 on padding
+    columns: Array  # [B, N, L], column of each position of each example; -1 past its end
+
+
+class Batch(NamedTuple):
+    """One global batch, or one host's or microbatch's rows of it.
+
+    Example n of a decoder row reads example n of the encoder row beside it.
+    """
+
+    encoder: Packed | None  # None for decoder-only models
+    decoder: Packed  # tokens are the decoder's inputs: targets shifted right
+    targets: Array  # [B, T], what each decoder column must predict
+    loss_weights: Array  # [B, T] float32, 0 on padding and on a decoder-only prefix
+    denoiser_ids: Array  # [B, T], which denoiser of the mixture; -1 on padding
+    prefix_lengths: Array  # [B, N], leading decoder positions that see each other
+
+
+def padding_fraction(batch: Batch) -> float:
+    """Returns the share of columns, encoder and decoder together, that are padding."""
+    sides = [side for side in (batch.encoder, batch.decoder) if side is not None]
+    columns = sum(np.size(side.segment_ids) for side in sides)
+    return sum(int(np.sum(side.segment_ids == 0)) for side in sides) / columns
