@@ -29,7 +29,7 @@ class Packed(NamedTuple):
     tokens: Array  # [B, T]
     segment_ids: Array  # [B, T], 1..N; 0 on padding
     positions: Array  # [B, T], position within the example; 0 on padding
-    columns: Array  # [B, N, L], column of each position of each example; -1 past its end
+    columns: Array  # [B, N, L], column of each example's positions; -1 past its end
 
 
 class Batch(NamedTuple):

@@ -1,1 +1,1 @@
-"""TODO docstring."""
+"""Tokens to batches: the token store, the example stream and its packing."""

@@ -1,1 +1,1 @@
-"""TODO docstring."""
+"""A trained model to text."""

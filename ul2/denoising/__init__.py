@@ -1,1 +1,1 @@
-"""TODO docstring."""
+"""What UL2 is: spans, denoisers and their mixture. numpy only."""

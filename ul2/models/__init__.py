@@ -1,1 +1,1 @@
-"""TODO docstring."""
+"""Batches to logits."""

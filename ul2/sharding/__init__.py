@@ -1,1 +1,1 @@
-"""TODO docstring."""
+"""Where arrays live: the device mesh, the sharding rules and placement."""

@@ -1,1 +1,1 @@
-"""TODO docstring."""
+"""Batches to a trained state: loss, optimizer, step, checkpoints and the loop."""
