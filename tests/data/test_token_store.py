@@ -6,7 +6,8 @@ import pickle
 import numpy as np
 import pytest
 
-from ul2.data.token_store import TokenStore, TokenStoreWriter
+from ul2.data.token_store import TokenStore
+from ul2.data.token_store_writer import TokenStoreWriter
 from ul2.vocab import Vocab
 
 MODEL = b"a tokenizer"
