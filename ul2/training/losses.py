@@ -1,0 +1,108 @@
+"""Cross entropy with integer labels, exact and without the [B, T, V] logits.
+
+The logits of a whole batch are the largest array of a small model's step. They are
+made here for a few columns at a time inside a scan, used and dropped; the backward
+pass makes them again (`jax.checkpoint`). Everything after the logits is float32.
+
+    loss    -log softmax(logits)[target]           summed where weight is 1
+    z_loss  z_loss_weight * log(sum exp logits)^2   keeps the logits from drifting
+
+Sums, not means, leave this file: sums of microbatches and of hosts simply add up, and
+the step divides once.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+class LossSums(NamedTuple):
+    """Sums over target tokens; the first three per denoiser."""
+
+    loss: Float[Array, " K"]
+    correct: Float[Array, " K"]
+    tokens: Float[Array, " K"]
+    z_loss: Float[Array, ""]
+    weights: Float[Array, ""]  # all of them, with or without a denoiser
+    objective: Float[Array, ""]  # loss + z_loss, what is differentiated
+
+
+def token_losses(
+    logits: Float[Array, "... V"], targets: Int[Array, "..."], z_loss_weight: float
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """Returns the cross entropy and the z-loss of every token."""
+    logits = logits.astype(jnp.float32)
+    log_normalizer = jax.nn.logsumexp(logits, axis=-1)
+    label_logit = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    return log_normalizer - label_logit, z_loss_weight * jnp.square(log_normalizer)
+
+
+def cross_entropy_sums(
+    unembed: Callable[[Float[Array, "B C D"]], Float[Array, "B C V"]],
+    hidden: Float[Array, "B T D"],
+    targets: Int[Array, "B T"],
+    weights: Float[Array, "B T"],
+    denoiser_ids: Int[Array, "B T"],
+    *,
+    num_denoisers: int,
+    z_loss_weight: float,
+    chunk_length: int,
+) -> LossSums:
+    """Returns the sums of the loss over all columns.
+
+    Args:
+        unembed: hidden -> logits.
+        hidden: last hidden state of the decoder.
+        targets: what each column must predict.
+        weights: 0 where there is nothing to predict.
+        denoiser_ids: which denoiser each target belongs to; -1 for none.
+        num_denoisers: length of the sums per denoiser.
+        z_loss_weight: factor of the squared log normalizer.
+        chunk_length: columns whose logits exist at once; need not divide T.
+    """
+
+    @jax.checkpoint
+    def add_chunk(sums: LossSums, chunk: tuple[Array, ...]) -> tuple[LossSums, None]:
+        hidden, targets, weights, denoiser_ids = chunk
+        logits = unembed(hidden)
+        loss, z_loss = token_losses(logits, targets, z_loss_weight)
+        correct = jnp.argmax(logits, axis=-1) == targets
+        ids_1 = jnp.arange(num_denoisers).reshape(1, 1, -1)
+        mine = jnp.where(denoiser_ids[..., None] == ids_1, weights[..., None], 0.0)
+        new = LossSums(
+            loss=jnp.sum(mine * loss[..., None], axis=(0, 1)),
+            correct=jnp.sum(mine * correct[..., None], axis=(0, 1)),
+            tokens=jnp.sum(mine, axis=(0, 1)),
+            z_loss=jnp.sum(weights * z_loss),
+            weights=jnp.sum(weights),
+            objective=jnp.sum(weights * (loss + z_loss)),
+        )
+        return jax.tree.map(jnp.add, sums, new), None
+
+    chunk_length = min(chunk_length, targets.shape[1])
+    chunks = tuple(
+        _in_chunks(array, chunk_length)
+        for array in (hidden, targets, weights.astype(jnp.float32), denoiser_ids)
+    )
+    sums, _ = jax.lax.scan(add_chunk, zero_sums(num_denoisers), chunks)
+    return sums
+
+
+def zero_sums(num_denoisers: int) -> LossSums:
+    """Returns sums of nothing."""
+    each = jnp.zeros((num_denoisers,), jnp.float32)
+    total = jnp.zeros((), jnp.float32)
+    return LossSums(each, each, each, total, total, total)
+
+
+def _in_chunks(array: Array, chunk_length: int) -> Array:
+    """Cuts [B, T, ...] into [chunks, B, chunk_length, ...]; zeros fill the last one."""
+    rows, length, *rest = array.shape
+    num_chunks = -(-length // chunk_length)
+    widths = [(0, 0), (0, num_chunks * chunk_length - length), *[(0, 0)] * len(rest)]
+    padded = jnp.pad(array, widths)
+    cut = padded.reshape(rows, num_chunks, chunk_length, *rest)
+    return jnp.moveaxis(cut, 1, 0)

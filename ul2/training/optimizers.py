@@ -1,0 +1,215 @@
+"""Optimizers: functions of (schedule, parameter axes) that return optax transforms.
+
+`adafactor` follows T5X's rule, which trained T5 and UL2, term by term:
+
+    decay = 1 - (step + 1)^-0.8                 no bias correction, first step decays all
+    v     = decay v + (1 - decay)(g^2 + 1e-30)   row and column means where factored
+    u     = g / sqrt(v);   u /= max(1, rms(u))
+    w    -= learning_rate * max(rms(w), 1e-3) * u
+
+A scanned stack holds all layers of a kernel in one array. Each layer is its own matrix
+here: statistics, clipping and parameter scale are taken layer by layer, so a scanned
+and an unscanned model train alike.
+"""
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ul2 import axes
+
+ParamAxes = Any  # the tree of the parameters, a tuple of logical axis names per leaf
+Optimizer = Callable[[optax.Schedule, ParamAxes], optax.GradientTransformation]
+
+
+class AdafactorState(NamedTuple):
+    """Second moments; where one form is unused, its leaf is a single zero."""
+
+    count: jax.Array
+    v_row: Any
+    v_col: Any
+    v: Any
+
+
+def adafactor(
+    learning_rate: optax.ScalarOrSchedule,
+    param_axes: ParamAxes,
+    *,
+    decay_rate: float = 0.8,
+    step_offset: int = 0,
+    epsilon1: float = 1e-30,
+    epsilon2: float = 1e-3,
+    clipping_threshold: float = 1.0,
+    multiply_by_parameter_scale: bool = True,
+    unscaled_params: Sequence[str] = ("relative_bias",),
+    factored: bool = True,
+    min_dim_size_to_factor: int = 128,
+    max_grad_norm: float | None = None,
+) -> optax.GradientTransformation:
+    """Returns T5X's Adafactor, without momentum.
+
+    Args:
+        learning_rate: number or schedule.
+        param_axes: logical axes of every parameter.
+        decay_rate: exponent of the second moment's decay.
+        step_offset: updates done before this optimizer's first, for fine-tuning.
+        epsilon1: added to the squared gradient.
+        epsilon2: least parameter scale.
+        clipping_threshold: largest RMS of an update, before the learning rate.
+        multiply_by_parameter_scale: scale each update by the RMS of its parameter.
+        unscaled_params: regular expressions of dotted parameter paths that are not
+            scaled; UL2 excludes the relative position biases. Parameters that carry
+            the `bias_heads` axis match `relative_bias` whatever their name is.
+        factored: keep row and column means of large matrices, not the whole matrix.
+        min_dim_size_to_factor: both dims of a factored matrix are at least this.
+        max_grad_norm: clip the gradients to this global norm first.
+    """
+    moments = optax.scale_by_factored_rms(
+        factored, decay_rate, step_offset, min_dim_size_to_factor, epsilon1
+    )
+    scaled = jax.tree.map_with_path(
+        lambda path, names: (
+            multiply_by_parameter_scale
+            and not _matches(_dotted(path, names), unscaled_params)
+        ),
+        param_axes,
+        is_leaf=_is_names,
+    )
+
+    def init_leaf(param: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        state = moments.init(param)
+        return state.v_row, state.v_col, state.v
+
+    def update_leaf(
+        scale: bool,
+        count: jax.Array,
+        grad: jax.Array,
+        v: tuple[jax.Array, jax.Array, jax.Array],
+        param: jax.Array,
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
+        old = optax.FactoredState(count, *v)
+        update, new = moments.update(grad, old, param)
+        update, _ = optax.clip_by_block_rms(clipping_threshold).update(
+            update, optax.EmptyState()
+        )
+        if scale:
+            update, _ = optax.scale_by_param_block_rms(epsilon2).update(
+                update, optax.EmptyState(), param
+            )
+        return update, (new.v_row, new.v_col, new.v)
+
+    def init(params: Any) -> AdafactorState:
+        moments_of = jax.tree.map(
+            lambda names, param: (
+                jax.vmap(init_leaf)(param) if _is_stacked(names) else init_leaf(param)
+            ),
+            param_axes,
+            params,
+            is_leaf=_is_names,
+        )
+        return AdafactorState(
+            jnp.zeros((), jnp.int32), *_unzip(moments_of, params, length=3)
+        )
+
+    def update(
+        grads: Any, state: AdafactorState, params: Any = None
+    ) -> tuple[Any, AdafactorState]:
+        def update_param(
+            names: tuple[str, ...],
+            scale: bool,
+            grad: jax.Array,
+            *v_and_param: jax.Array,
+        ) -> tuple[Any, ...]:
+            *v, param = v_and_param
+
+            def layer(grad: jax.Array, v: Any, param: jax.Array) -> Any:
+                return update_leaf(scale, state.count, grad, v, param)
+
+            rule = jax.vmap(layer) if _is_stacked(names) else layer
+            change, new_v = rule(grad, tuple(v), param)
+            return change, *new_v
+
+        result = jax.tree.map(
+            update_param,
+            param_axes,
+            scaled,
+            grads,
+            state.v_row,
+            state.v_col,
+            state.v,
+            params,
+            is_leaf=_is_names,
+        )
+        updates, *new_moments = _unzip(result, params, length=4)
+        return updates, AdafactorState(state.count + 1, *new_moments)
+
+    rule = optax.GradientTransformation(init, update)
+    return _chain(max_grad_norm, rule, optax.scale_by_learning_rate(learning_rate))
+
+
+def adamw(
+    learning_rate: optax.ScalarOrSchedule,
+    param_axes: ParamAxes,
+    *,
+    b1: float = 0.9,
+    b2: float = 0.98,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    max_grad_norm: float | None = 1.0,
+) -> optax.GradientTransformation:
+    """Returns optax's AdamW; norms and position biases do not decay."""
+    decayed = jax.tree.map(
+        lambda names: (
+            len([n for n in names if n != axes.LAYERS]) > 1
+            and axes.BIAS_HEADS not in names
+        ),
+        param_axes,
+        is_leaf=_is_names,
+    )
+    rule = optax.adamw(
+        learning_rate, b1, b2, eps, weight_decay=weight_decay, mask=decayed
+    )
+    return _chain(max_grad_norm, rule)
+
+
+def _chain(
+    max_grad_norm: float | None, *rules: optax.GradientTransformation
+) -> optax.GradientTransformation:
+    """Puts clipping by the global norm, if any, before the rules."""
+    if max_grad_norm is None:
+        return optax.chain(*rules)
+    if not (max_grad_norm > 0 and math.isfinite(max_grad_norm)):
+        raise ValueError(f"{max_grad_norm=} must be positive; set MAX_GRAD_NORM.")
+    return optax.chain(optax.clip_by_global_norm(max_grad_norm), *rules)
+
+
+def _is_names(node: Any) -> bool:
+    """Returns whether a node of the axes tree is a leaf of it."""
+    return isinstance(node, tuple)
+
+
+def _is_stacked(names: tuple[str, ...]) -> bool:
+    """Returns whether the leading dim counts layers."""
+    return bool(names) and names[0] == axes.LAYERS
+
+
+def _dotted(path: tuple[Any, ...], names: tuple[str, ...]) -> str:
+    """Returns the path as text; a relative bias says so whatever it is called."""
+    text = ".".join(str(key.key) for key in path)
+    return f"{text} relative_bias" if axes.BIAS_HEADS in names else text
+
+
+def _matches(text: str, patterns: Sequence[str]) -> bool:
+    """Returns whether any pattern occurs in the text."""
+    return any(re.search(pattern, text) for pattern in patterns)
+
+
+def _unzip(tree: Any, like: Any, *, length: int) -> tuple[Any, ...]:
+    """Turns a tree of tuples into a tuple of trees."""
+    leaves = jax.tree.structure(like)
+    return tuple(jax.tree.transpose(leaves, jax.tree.structure((0,) * length), tree))

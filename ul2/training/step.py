@@ -1,0 +1,252 @@
+"""One update, and one evaluation, as pure compiled functions.
+
+A batch may be cut into M microbatches that run one after another inside the same
+program; their gradients and sums are added, and the division happens once at the end,
+so M microbatches give the update of one batch whatever each of them holds. The loss is
+divided by the number of target tokens of the whole global batch (`target_tokens`), or
+by nothing (`sum`, as T5X; harmless under Adafactor, which does not see the scale).
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int
+
+from ul2 import axes
+from ul2.batch import Batch
+from ul2.sharding.placement import batch_sharding
+from ul2.sharding.rules import DEFAULT_RULES, Rules, mesh_axes, replicated
+from ul2.training.losses import LossSums, cross_entropy_sums, zero_sums
+from ul2.training.state import ModelDef, Params, TrainState
+
+LOSS_NORMALIZERS = ("target_tokens", "sum")
+
+
+class StepSums(NamedTuple):
+    """What one update measured; all of it global, on every host the same."""
+
+    loss: Float[Array, " K"]  # per denoiser, summed over its target tokens
+    correct: Float[Array, " K"]
+    tokens: Float[Array, " K"]
+    z_loss: Float[Array, ""]
+    weights: Float[Array, ""]
+    grad_norm: Float[Array, ""]
+    param_norm: Float[Array, ""]  # before the update
+    learning_rate: Float[Array, ""]
+    examples: Int[Array, ""]
+    encoder_tokens: Int[Array, ""]  # not padding
+    decoder_tokens: Int[Array, ""]
+    columns: Int[Array, ""]  # padding or not, both sides
+
+
+class EvalSums(NamedTuple):
+    """Sums per denoiser over one batch, and how often each target occurred."""
+
+    loss: Float[Array, " K"]
+    correct: Float[Array, " K"]
+    tokens: Float[Array, " K"]
+    target_counts: Int[Array, "K V"]
+
+
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, StepSums]]
+EvalStep = Callable[[Params, Batch], EvalSums]
+
+
+def make_train_step(
+    model: ModelDef,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    mesh: Mesh,
+    rules: Rules = DEFAULT_RULES,
+    *,
+    state_shardings: TrainState,
+    settings: "StepSettings",
+) -> TrainStep:
+    """Returns the compiled update; it consumes (donates) the state it is given."""
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepSums]:
+        key = jax.random.fold_in(jax.random.key(settings.seed), state.step)
+        grads, sums = accumulate(model, state.params, batch, key, mesh, rules, settings)
+        if settings.loss_normalizer == "target_tokens":
+            total = jnp.maximum(sums.weights, 1.0)
+            grads = jax.tree.map(lambda grad: grad / total, grads)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        measured = _measure(state, batch, grads, sums, schedule)
+        params = optax.apply_updates(state.params, updates)
+        return TrainState(state.step + 1, params, opt_state), measured
+
+    return jax.jit(
+        train_step,
+        in_shardings=(state_shardings, batch_sharding(mesh, rules)),
+        out_shardings=(state_shardings, replicated(mesh)),
+        donate_argnums=0,
+    )
+
+
+class StepSettings(NamedTuple):
+    """The part of `TrainSettings` that is compiled into the step."""
+
+    seed: int
+    num_denoisers: int
+    microbatches: int
+    loss_normalizer: str
+    z_loss: float
+    loss_chunk: int
+
+
+def accumulate(
+    model: ModelDef,
+    params: Params,
+    batch: Batch,
+    key: Array,
+    mesh: Mesh,
+    rules: Rules,
+    settings: StepSettings,
+) -> tuple[Params, LossSums]:
+    """Returns the gradients and sums of a batch, summed over its microbatches."""
+
+    def objective(
+        params: Params, batch: Batch, key: Array
+    ) -> tuple[Float[Array, ""], LossSums]:
+        sums = _forward(
+            model,
+            params,
+            batch,
+            dropout_key=key,
+            num_denoisers=settings.num_denoisers,
+            z_loss=settings.z_loss,
+            loss_chunk=settings.loss_chunk,
+        )
+        return sums.objective, sums
+
+    gradient = jax.grad(objective, has_aux=True)
+    if settings.microbatches == 1:
+        grads, sums = gradient(params, batch, key)
+        return grads, sums
+
+    def add_microbatch(
+        carry: tuple[Params, LossSums], inputs: tuple[Array, Batch]
+    ) -> tuple[tuple[Params, LossSums], None]:
+        index, microbatch = inputs
+        new = gradient(params, microbatch, jax.random.fold_in(key, index))
+        return jax.tree.map(jnp.add, carry, new), None
+
+    microbatches = split_microbatches(batch, settings.microbatches, mesh, rules)
+    zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, p.dtype), params)
+    totals, _ = jax.lax.scan(
+        add_microbatch,
+        (zeros, zero_sums(settings.num_denoisers)),
+        (jnp.arange(settings.microbatches), microbatches),
+    )
+    return totals
+
+
+def split_microbatches(batch: Batch, count: int, mesh: Mesh, rules: Rules) -> Batch:
+    """Cuts the rows [B, ...] into microbatches [count, B / count, ...].
+
+    Row r goes to microbatch r % count, so every device keeps its own rows.
+    """
+    sharding = NamedSharding(
+        mesh, PartitionSpec(None, mesh_axes(axes.BATCH, rules))
+    )
+
+    def split(array: Array) -> Array:
+        rows, *rest = array.shape
+        cut = jnp.swapaxes(array.reshape(rows // count, count, *rest), 0, 1)
+        return jax.lax.with_sharding_constraint(cut, sharding)
+
+    result: Batch = jax.tree.map(split, batch)
+    return result
+
+
+def make_eval_step(
+    model: ModelDef,
+    mesh: Mesh,
+    rules: Rules = DEFAULT_RULES,
+    *,
+    param_shardings: Any,
+    num_denoisers: int,
+    vocab_size: int,
+    loss_chunk: int,
+) -> EvalStep:
+    """Returns the compiled evaluation of one batch, without dropout or z-loss."""
+
+    def eval_step(params: Params, batch: Batch) -> EvalSums:
+        sums = _forward(
+            model,
+            params,
+            batch,
+            dropout_key=None,
+            num_denoisers=num_denoisers,
+            z_loss=0.0,
+            loss_chunk=loss_chunk,
+        )
+        counted = (batch.loss_weights > 0) & (batch.denoiser_ids >= 0)
+        # Rows past the last are dropped: nowhere else to send what does not count.
+        rows = jnp.where(counted, batch.denoiser_ids, num_denoisers)
+        counts = jnp.zeros((num_denoisers, vocab_size), jnp.int32)
+        counts = counts.at[rows, batch.targets].add(1, mode="drop")
+        return EvalSums(sums.loss, sums.correct, sums.tokens, counts)
+
+    return jax.jit(
+        eval_step,
+        in_shardings=(param_shardings, batch_sharding(mesh, rules)),
+        out_shardings=replicated(mesh),
+    )
+
+
+def _forward(
+    model: ModelDef,
+    params: Params,
+    batch: Batch,
+    *,
+    dropout_key: Array | None,
+    num_denoisers: int,
+    z_loss: float,
+    loss_chunk: int,
+) -> LossSums:
+    """Runs the model and its loss on one batch."""
+    module = model.merge(params)
+    hidden = module(batch, dropout_key=dropout_key)
+    return cross_entropy_sums(
+        module.unembed,
+        hidden,
+        batch.targets,
+        batch.loss_weights,
+        batch.denoiser_ids,
+        num_denoisers=num_denoisers,
+        z_loss_weight=z_loss,
+        chunk_length=loss_chunk,
+    )
+
+
+def _measure(
+    state: TrainState,
+    batch: Batch,
+    grads: Params,
+    sums: LossSums,
+    schedule: optax.Schedule,
+) -> StepSums:
+    """Returns what is worth knowing about an update."""
+    encoder = batch.encoder
+    decoder_ids = batch.decoder.segment_ids
+    zero = jnp.zeros((), jnp.int32)
+    columns = decoder_ids.size + (encoder.segment_ids.size if encoder else 0)
+    return StepSums(
+        loss=sums.loss,
+        correct=sums.correct,
+        tokens=sums.tokens,
+        z_loss=sums.z_loss,
+        weights=sums.weights,
+        grad_norm=optax.global_norm(grads),
+        param_norm=optax.global_norm(state.params),
+        learning_rate=jnp.asarray(schedule(state.step), jnp.float32),
+        examples=jnp.sum(jnp.max(decoder_ids, axis=1)),
+        encoder_tokens=jnp.sum(encoder.segment_ids > 0) if encoder else zero,
+        decoder_tokens=jnp.sum(decoder_ids > 0),
+        columns=jnp.asarray(columns, jnp.int32),
+    )
