@@ -1,0 +1,396 @@
+"""Documents from a user's own files: text, JSON lines and Parquet, packed or not.
+
+    corpus/a.txt            documents are paragraphs (or lines, or the whole file)
+    corpus/b.jsonl.gz       one JSON object per line, its field `text`
+    corpus/c.parquet        its column `text`
+    embedded                the documentation inside Python: a corpus without a network
+
+Every document knows its file and line, and whatever is wrong with a file is said with
+its name and line. TensorFlow is not needed here.
+"""
+
+import contextlib
+import dataclasses
+import glob
+import gzip
+import hashlib
+import importlib
+import io
+import json
+import os
+import re
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from ul2.tasks.embedded_corpus import read_embedded_corpus
+
+EMBEDDED: Final = "embedded"
+TEXT_UNITS: Final = ("paragraph", "line", "file")
+ON_ERROR: Final = ("refuse", "skip")
+_SUFFIX: Final = re.compile(
+    r"\.(?:(txt)|(jsonl|json)(?=\.|$)|(parquet)$)(\.gz|\.zst)?$"
+)
+_ALLOWED: Final = ".txt or .jsonl (also .gz or .zst) or .parquet"
+# How many documents, or characters, are looked at to make sure that both splits get
+# one: enough that a corpus which is larger has both anyway.
+_SPLIT_WINDOW_DOCUMENTS: Final = 1000
+_SPLIT_WINDOW_CHARACTERS: Final = 2**24
+
+
+class Document(NamedTuple):
+    """A text and where it came from."""
+
+    text: str
+    source: str  # the file
+    record: int  # line on which it begins, or row of a table; the first is 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextSource:
+    """Which files to read, and how.
+
+    Attributes:
+        files: patterns separated by commas, with `*`, `**` and `{a,b}`; a directory
+            stands for every file in it that can be read; `embedded` is the corpus
+            inside Python.
+        text_unit: what one document of a .txt file is: a `paragraph` (between blank
+            lines), a `line`, or the whole `file`.
+        text_field: field of a JSON object, or column of a table, that holds the text.
+        on_error: `refuse` stops at the first broken record; `skip` leaves it out.
+        held_out_share: share of the documents that training never sees.
+    """
+
+    files: str
+    text_unit: str = "paragraph"
+    text_field: str = "text"
+    on_error: str = "refuse"
+    held_out_share: float = 0.02
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("text_unit", TEXT_UNITS), ("on_error", ON_ERROR)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} is not one of {list(allowed)}."
+                )
+        if not 0 <= self.held_out_share < 1:
+            raise ValueError(
+                f"held_out_share={self.held_out_share} must be at least 0 and below 1."
+            )
+
+
+class BrokenTextError(ValueError):
+    """A file or record cannot be read; the message names it."""
+
+
+def find_files(patterns: str) -> list[str]:
+    """Returns the files that patterns stand for, each once, in sorted order.
+
+    The name `embedded` stands for itself.
+
+    Raises:
+        ValueError: a pattern matches nothing, or a file cannot be read as text.
+    """
+    found: set[str] = set()
+    for pattern in _split_commas(patterns):
+        if pattern == EMBEDDED:
+            found.add(EMBEDDED)
+            continue
+        files = _match(pattern)
+        if not files:
+            raise ValueError(
+                f"no file matches {pattern!r} (looked in {os.getcwd()}); "
+                f"give --text files that are {_ALLOWED}, or 'embedded'."
+            )
+        found |= files
+    if not found:
+        raise ValueError(f"no file named in {patterns!r}; give --text, or 'embedded'.")
+    for file in found - {EMBEDDED}:
+        if not _SUFFIX.search(file):
+            raise ValueError(f"{file}: cannot read this kind of file, only {_ALLOWED}.")
+        if not os.access(file, os.R_OK):
+            raise ValueError(f"{file}: no permission to read it.")
+    return sorted(found)
+
+
+def read_documents(
+    source: TextSource, on_skip: Callable[[str], None] = lambda reason: None
+) -> Iterator[Document]:
+    """Yields every document that is not empty, file by file.
+
+    Args:
+        source: what to read.
+        on_skip: is told the reason for each record left out (with on_error 'skip').
+
+    Raises:
+        ValueError: a pattern, file or record is wrong; the first one is named.
+    """
+    # Eagerly, so that a wrong name is refused before the first document.
+    return _read_files(find_files(source.files), source, on_skip)
+
+
+def _read_files(
+    files: Sequence[str], source: TextSource, on_skip: Callable[[str], None]
+) -> Iterator[Document]:
+    """Reads file after file; a file without any text counts as broken."""
+    for file in files:
+        empty = True
+        for document in _read_file(file, source):
+            if isinstance(document, BrokenTextError):
+                if source.on_error == "refuse":
+                    raise ValueError(
+                        f"{document}; repair it or set --on_error=skip to leave it out."
+                    )
+                on_skip(str(document))
+            elif document.text.strip():
+                yield document
+            else:
+                continue
+            empty = False
+        if empty and source.on_error == "refuse":
+            raise ValueError(
+                f"{file}: holds no text; remove it or set --on_error=skip."
+            )
+        if empty:
+            on_skip(f"{file}: holds no text")
+
+
+def split_documents(
+    documents: Iterable[Document], held_out_share: float
+) -> Iterator[tuple[str, Document]]:
+    """Yields each document with its split: `train` or `held_out`.
+
+    The hash of a text decides, so a text keeps its split when files are renamed,
+    added or reordered, and copies of a text never lie on both sides. Where there are
+    two different documents or more, each split gets at least one.
+    """
+    documents = iter(documents)
+    window: list[tuple[float, Document]] = []
+    characters = 0
+    for document in documents:
+        window.append((_hash_share(document.text), document))
+        characters += len(document.text)
+        enough = characters >= _SPLIT_WINDOW_CHARACTERS and len(window) > 1
+        if enough or len(window) == _SPLIT_WINDOW_DOCUMENTS:
+            break
+    lowest = min((share for share, _ in window), default=0.0)
+    highest = max((share for share, _ in window), default=0.0)
+
+    def split(share: float) -> str:
+        if share == highest or not held_out_share:
+            return "train"
+        return "held_out" if share < held_out_share or share == lowest else "train"
+
+    for share, document in window:
+        yield split(share), document
+    for document in documents:
+        yield split(_hash_share(document.text)), document
+
+
+def _hash_share(text: str) -> float:
+    """Returns a number in [0, 1) that depends on the text alone."""
+    digest = hashlib.blake2b(text.encode(), digest_size=6).digest()
+    return int.from_bytes(digest, "big") / 2**48
+
+
+def _split_commas(patterns: str) -> list[str]:
+    """Splits at the commas outside of braces."""
+    parts, depth = [""], 0
+    for sign in patterns:
+        depth += (sign == "{") - (sign == "}")
+        if sign == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += sign
+    return [part.strip() for part in parts if part.strip()]
+
+
+def _expand_braces(pattern: str) -> list[str]:
+    """Replaces each innermost `{a,b}` by its alternatives."""
+    found = re.search(r"\{([^{}]*,[^{}]*)\}", pattern)
+    if not found:
+        return [pattern]
+    head, tail = pattern[: found.start()], pattern[found.end() :]
+    return [
+        expanded
+        for choice in found[1].split(",")
+        for expanded in _expand_braces(head + choice + tail)
+    ]
+
+
+def _match(pattern: str) -> set[str]:
+    """Returns the files of one pattern; a name that exists is taken as it is."""
+    pattern = os.path.expanduser(pattern)
+    names = (
+        {pattern}
+        if os.path.exists(pattern)
+        else {
+            name
+            for one in _expand_braces(pattern)
+            for name in glob.glob(one, recursive=True)
+        }
+    )
+    files = {name for name in names if not os.path.isdir(name)}
+    if names == {pattern} and os.path.isdir(pattern):
+        inside = glob.glob(os.path.join(glob.escape(pattern), "**"), recursive=True)
+        files = {name for name in inside if _SUFFIX.search(name)}
+    return {os.path.normpath(name) for name in files}
+
+
+_Read = Iterator[Document | BrokenTextError]
+
+
+def _read_file(file: str, source: TextSource) -> _Read:
+    """Yields the documents of one file, and an error in place of a broken one."""
+    if file == EMBEDDED:
+        for text, name, line in read_embedded_corpus():
+            yield Document(text, f"{EMBEDDED}/{name}", line)
+        return
+    matched = _SUFFIX.search(file)
+    assert matched
+    if matched[3]:
+        yield from _read_parquet(file, source.text_field)
+        return
+    with contextlib.ExitStack() as stack:
+        damages: tuple[type[Exception], ...] = (OSError, EOFError, zlib.error)
+        if file.endswith(".zst"):
+            damages = (*damages, _import_extra("zstandard", file).ZstdError)
+        try:
+            opened = stack.enter_context(_open(file))
+            if matched[1]:
+                yield from _read_text(file, opened, source.text_unit)
+            else:
+                yield from _read_json(file, opened, source.text_field)
+        except damages as error:
+            yield BrokenTextError(f"{file}: cannot be read to its end ({error})")
+
+
+def _open(file: str) -> io.BufferedIOBase:
+    """Opens a file for reading, unpacking it on the way."""
+    if file.endswith(".gz"):
+        return gzip.open(file, "rb")
+    if file.endswith(".zst"):
+        zstandard = _import_extra("zstandard", file)
+        packed = Path(file).open("rb")  # noqa: SIM115 - closed by its reader
+        reader = zstandard.ZstdDecompressor().stream_reader(
+            packed, read_across_frames=True, closefd=True
+        )
+        return io.BufferedReader(reader)
+    return Path(file).open("rb")
+
+
+def _import_extra(name: str, file: str) -> Any:
+    """Imports a reader that only some files need."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError:
+        raise ValueError(
+            f"{file}: reading it needs {name.partition('.')[0]}; "
+            "pip install 'ul2[files]'."
+        ) from None
+
+
+def _read_text(file: str, lines: Iterable[bytes], text_unit: str) -> _Read:
+    """Yields the paragraphs, the lines or the whole of a text file."""
+    for begin, data in _blocks(lines, text_unit):
+        try:
+            text = data.decode("utf-8-sig" if begin == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            line = begin + data.count(b"\n", 0, error.start)
+            yield _not_utf8(f"{file}:{line}", error)
+        else:
+            yield Document(text.rstrip("\r\n"), file, begin)
+
+
+def _blocks(lines: Iterable[bytes], text_unit: str) -> Iterator[tuple[int, bytes]]:
+    """Yields the line on which each unit begins, and its bytes."""
+    block: list[bytes] = []
+    begin = 1
+    for number, line in enumerate(lines, 1):
+        blank = not line.strip()
+        if block and (text_unit == "line" or (text_unit == "paragraph" and blank)):
+            yield begin, b"".join(block)
+            block = []
+        if block or not blank:
+            begin = begin if block else number
+            block.append(line)
+    if block:
+        yield begin, b"".join(block)
+
+
+def _read_json(file: str, lines: Iterable[bytes], field: str) -> _Read:
+    """Yields the texts of a file with one JSON object per line."""
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        place = f"{file}:{number}"
+        try:
+            record = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+        except UnicodeDecodeError as error:
+            yield _not_utf8(place, error)
+        except (ValueError, RecursionError) as error:
+            yield BrokenTextError(
+                f"{place}: broken JSON ({error}); one object per line is expected"
+            )
+        else:
+            yield _text_of(record, field, file, number)
+
+
+def _text_of(
+    record: object, field: str, file: str, number: int
+) -> Document | BrokenTextError:
+    """Returns the text of one JSON value, or what is wrong with it."""
+    place = f"{file}:{number}"
+    if not isinstance(record, dict):
+        return BrokenTextError(f"{place}: not a JSON object but {_show(record)}")
+    if field not in record:
+        return BrokenTextError(
+            f"{place}: no field {field!r}, only {list(record)[:9]} (TEXT_FIELD)"
+        )
+    text = record[field]
+    if not isinstance(text, str):
+        return BrokenTextError(f"{place}: field {field!r} is no text but {_show(text)}")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return BrokenTextError(f"{place}: field {field!r} holds half of a character")
+    return Document(text, file, number)
+
+
+def _read_parquet(file: str, column: str) -> _Read:
+    """Yields the texts of one column of a table."""
+    pyarrow = _import_extra("pyarrow", file)
+    parquet = _import_extra("pyarrow.parquet", file)
+    row = 0
+    try:
+        with parquet.ParquetFile(file) as table:
+            names = table.schema_arrow.names
+            if column not in names:
+                yield BrokenTextError(
+                    f"{file}: no column {column!r}, only {names[:9]} (TEXT_FIELD)"
+                )
+                return
+            for batch in table.iter_batches(1024, columns=[column]):
+                for text in batch.column(0).to_pylist():
+                    row += 1
+                    if isinstance(text, str):
+                        yield Document(text, file, row)
+                    else:
+                        yield BrokenTextError(
+                            f"{file}: row {row}: column {column!r} is no text but "
+                            f"{_show(text)}"
+                        )
+    except (OSError, UnicodeDecodeError, pyarrow.ArrowException) as error:
+        yield BrokenTextError(f"{file}: cannot be read to its end ({error})")
+
+
+def _not_utf8(place: str, error: UnicodeDecodeError) -> BrokenTextError:
+    """Describes a byte that is no UTF-8."""
+    byte = error.object[error.start]
+    return BrokenTextError(f"{place}: not UTF-8 (byte 0x{byte:02x}, {error.reason})")
+
+
+def _show(value: object) -> str:
+    """Returns the beginning of a value, for a message."""
+    return repr(value)[:40]
