@@ -2,7 +2,7 @@
 
 `adafactor` follows T5X's rule, which trained T5 and UL2, term by term:
 
-    decay = 1 - (step + 1)^-0.8                 no bias correction, first step decays all
+    decay = 1 - (step + 1)^-0.8                  0 at the first step: no bias to correct
     v     = decay v + (1 - decay)(g^2 + 1e-30)   row and column means where factored
     u     = g / sqrt(v);   u /= max(1, rms(u))
     w    -= learning_rate * max(rms(w), 1e-3) * u
@@ -30,7 +30,7 @@ Optimizer = Callable[[optax.Schedule, ParamAxes], optax.GradientTransformation]
 class AdafactorState(NamedTuple):
     """Second moments; where one form is unused, its leaf is a single zero."""
 
-    count: jax.Array
+    step: jax.Array
     v_row: Any
     v_col: Any
     v: Any
@@ -41,15 +41,11 @@ def adafactor(
     param_axes: ParamAxes,
     *,
     decay_rate: float = 0.8,
-    step_offset: int = 0,
     epsilon1: float = 1e-30,
     epsilon2: float = 1e-3,
     clipping_threshold: float = 1.0,
-    multiply_by_parameter_scale: bool = True,
     unscaled_params: Sequence[str] = ("relative_bias",),
-    factored: bool = True,
     min_dim_size_to_factor: int = 128,
-    max_grad_norm: float | None = None,
 ) -> optax.GradientTransformation:
     """Returns T5X's Adafactor, without momentum.
 
@@ -57,26 +53,21 @@ def adafactor(
         learning_rate: number or schedule.
         param_axes: logical axes of every parameter.
         decay_rate: exponent of the second moment's decay.
-        step_offset: updates done before this optimizer's first, for fine-tuning.
         epsilon1: added to the squared gradient.
         epsilon2: least parameter scale.
         clipping_threshold: largest RMS of an update, before the learning rate.
-        multiply_by_parameter_scale: scale each update by the RMS of its parameter.
         unscaled_params: regular expressions of dotted parameter paths that are not
-            scaled; UL2 excludes the relative position biases. Parameters that carry
-            the `bias_heads` axis match `relative_bias` whatever their name is.
-        factored: keep row and column means of large matrices, not the whole matrix.
-        min_dim_size_to_factor: both dims of a factored matrix are at least this.
-        max_grad_norm: clip the gradients to this global norm first.
+            multiplied by their own RMS; UL2 excludes the relative position biases,
+            T5 nothing (`()`). Parameters with the `bias_heads` axis match
+            `relative_bias` whatever they are called.
+        min_dim_size_to_factor: a matrix keeps row and column means, instead of all
+            its second moments, if both dims are at least this.
     """
     moments = optax.scale_by_factored_rms(
-        factored, decay_rate, step_offset, min_dim_size_to_factor, epsilon1
+        True, decay_rate, 0, min_dim_size_to_factor, epsilon1
     )
     scaled = jax.tree.map_with_path(
-        lambda path, names: (
-            multiply_by_parameter_scale
-            and not _matches(_dotted(path, names), unscaled_params)
-        ),
+        lambda path, names: not _matches(_dotted(path, names), unscaled_params),
         param_axes,
         is_leaf=_is_names,
     )
@@ -87,7 +78,7 @@ def adafactor(
 
     def update_leaf(
         scale: bool,
-        count: jax.Array,
+        step: jax.Array,
         grad: jax.Array,
         v: tuple[jax.Array, jax.Array, jax.Array],
         param: jax.Array,
@@ -128,7 +119,7 @@ def adafactor(
             *v, param = v_and_param
 
             def layer(grad: jax.Array, v: Any, param: jax.Array) -> Any:
-                return update_leaf(scale, state.count, grad, v, param)
+                return update_leaf(scale, state.step, grad, v, param)
 
             rule = jax.vmap(layer) if _is_stacked(names) else layer
             change, new_v = rule(grad, tuple(v), param)
@@ -146,10 +137,10 @@ def adafactor(
             is_leaf=_is_names,
         )
         updates, *new_moments = _unzip(result, params, length=4)
-        return updates, AdafactorState(state.count + 1, *new_moments)
+        return updates, AdafactorState(state.step + 1, *new_moments)
 
     rule = optax.GradientTransformation(init, update)
-    return _chain(max_grad_norm, rule, optax.scale_by_learning_rate(learning_rate))
+    return optax.chain(rule, optax.scale_by_learning_rate(learning_rate))
 
 
 def adamw(
@@ -174,18 +165,11 @@ def adamw(
     rule = optax.adamw(
         learning_rate, b1, b2, eps, weight_decay=weight_decay, mask=decayed
     )
-    return _chain(max_grad_norm, rule)
-
-
-def _chain(
-    max_grad_norm: float | None, *rules: optax.GradientTransformation
-) -> optax.GradientTransformation:
-    """Puts clipping by the global norm, if any, before the rules."""
     if max_grad_norm is None:
-        return optax.chain(*rules)
+        return rule
     if not (max_grad_norm > 0 and math.isfinite(max_grad_norm)):
         raise ValueError(f"{max_grad_norm=} must be positive; set MAX_GRAD_NORM.")
-    return optax.chain(optax.clip_by_global_norm(max_grad_norm), *rules)
+    return optax.chain(optax.clip_by_global_norm(max_grad_norm), rule)
 
 
 def _is_names(node: Any) -> bool:

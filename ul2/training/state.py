@@ -20,7 +20,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from ul2.sharding.rules import DEFAULT_RULES, Rules, named_shardings, replicated
-from ul2.training.optimizers import Optimizer, ParamAxes
+from ul2.training.optimizers import ParamAxes
 
 Params = dict[str, Any]
 MakeModel = Callable[..., nnx.Module]  # called as make_model(rngs=...)
@@ -29,7 +29,7 @@ MakeModel = Callable[..., nnx.Module]  # called as make_model(rngs=...)
 class TrainState(NamedTuple):
     """Everything an update reads and writes."""
 
-    step: jax.Array  # updates done
+    step: Any  # int32 scalar: updates done
     params: Params
     opt_state: Any
 
@@ -127,9 +127,7 @@ def with_shardings(abstract: Any, shardings: Any) -> Any:
     )
 
 
-def _opt_state_shardings(
-    abstract: TrainState, param_shardings: Any, mesh: Mesh
-) -> Any:
+def _opt_state_shardings(abstract: TrainState, param_shardings: Any, mesh: Mesh) -> Any:
     """Gives each moment the sharding of the parameter it belongs to.
 
     A leaf belongs to the parameter whose path ends its own. Leaves of another shape

@@ -150,9 +150,7 @@ def split_microbatches(batch: Batch, count: int, mesh: Mesh, rules: Rules) -> Ba
 
     Row r goes to microbatch r % count, so every device keeps its own rows.
     """
-    sharding = NamedSharding(
-        mesh, PartitionSpec(None, mesh_axes(axes.BATCH, rules))
-    )
+    sharding = NamedSharding(mesh, PartitionSpec(None, mesh_axes(axes.BATCH, rules)))
 
     def split(array: Array) -> Array:
         rows, *rest = array.shape

@@ -1,0 +1,66 @@
+"""Held-out loss per denoiser, beside what a model that reads nothing would reach.
+
+`unigram_entropy` is the entropy, in nats, of the very targets that were scored. A model
+that ignores its inputs and has merely counted them reaches exactly that loss, so
+`loss < unigram_entropy` says, per denoiser, that something was learned from context.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from ul2.batch import Batch
+from ul2.training.state import Params
+from ul2.training.step import EvalStep, EvalSums
+
+
+def evaluate(
+    eval_step: EvalStep,
+    params: Params,
+    batches: Iterable[Batch],
+    place: Callable[[Batch], Batch],
+    denoiser_names: Sequence[str],
+) -> dict[str, Any]:
+    """Returns loss, accuracy, tokens and unigram entropy, overall and per denoiser.
+
+    Raises:
+        ValueError: there is no target in the batches.
+    """
+    total: EvalSums | None = None
+    for batch in batches:
+        sums = jax.device_get(eval_step(params, place(batch)))
+        wide = EvalSums(*(np.asarray(array, np.float64) for array in sums))
+        total = wide if total is None else EvalSums(*map(np.add, total, wide))
+    if total is None or not total.tokens.sum():
+        raise ValueError(
+            "the held-out batches hold no target; set DATA to a store with more "
+            "held-out documents, or EVAL_EVERY_STEPS to 0."
+        )
+    whole = EvalSums(*(np.sum(array, axis=0) for array in total))
+    denoisers = {
+        name: _scores(EvalSums(*(array[index] for array in total)))
+        for index, name in enumerate(denoiser_names)
+        if total.tokens[index]
+    }
+    return {**_scores(whole), "denoisers": denoisers}
+
+
+def unigram_entropy(counts: np.ndarray) -> float:
+    """Returns the entropy, in nats, of the distribution that `counts` are drawn from.
+
+    Example: counts 2, 1, 1 give log(2) / 2 + log(4) / 4 + log(4) / 4 = 1.0397.
+    """
+    shares = counts[counts > 0] / counts.sum()
+    return float(-np.sum(shares * np.log(shares)))
+
+
+def _scores(sums: EvalSums) -> dict[str, float]:
+    """Turns the sums over some targets into means."""
+    return {
+        "loss": float(sums.loss / sums.tokens),
+        "accuracy": float(sums.correct / sums.tokens),
+        "tokens": float(sums.tokens),
+        "unigram_entropy": unigram_entropy(np.asarray(sums.target_counts)),
+    }

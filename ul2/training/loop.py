@@ -1,0 +1,338 @@
+"""The training loop, in the order in which things must happen.
+
+    init -> restore (state and data both move, or neither) -> for each step:
+        place the next batch, dispatch the update, read the metrics of the update
+        before, evaluate, save
+
+`step` counts updates done. The loop makes exactly `total_steps` updates, and a
+checkpoint is named after the update it follows. Nothing here knows about
+configuration files, tokenizers or the shape of a model.
+"""
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import optax
+from absl import logging
+from jax.sharding import Mesh
+
+from ul2.batch import Batch
+from ul2.sharding.placement import place
+from ul2.sharding.rules import DEFAULT_RULES, Rules
+from ul2.training.checkpoints import (
+    Batches,
+    Checkpoints,
+    check_vocab,
+    read_contract,
+    read_params,
+)
+from ul2.training.evaluate import evaluate
+from ul2.training.metrics import Clock, Metrics, multiplied_params
+from ul2.training.optimizers import Optimizer
+from ul2.training.preemption import Preemption
+from ul2.training.state import (
+    MakeModel,
+    ModelDef,
+    Params,
+    TrainState,
+    abstract_state,
+    define_model,
+    init_state,
+    with_shardings,
+)
+from ul2.training.step import (
+    LOSS_NORMALIZERS,
+    StepSettings,
+    make_eval_step,
+    make_train_step,
+)
+from ul2.training.writers import JsonLines, ProgressLine, TensorBoard, Writer
+from ul2.vocab import Vocab
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """How long to train, and what to do on the way.
+
+    Attributes:
+        total_steps: updates of the whole run, counted over all its restarts.
+        seed: of the parameters and of dropout.
+        microbatches: parts of a batch that run one after another; they need memory
+            for one of them only and give the same update.
+        z_loss: factor of the squared log normalizer; 0 switches it off.
+        loss_normalizer: `target_tokens` or `sum`.
+        loss_chunk: columns whose logits exist at once.
+        log_every_steps: updates per line of metrics.
+        eval_every_steps: updates between evaluations; 0 evaluates only at the end.
+        save_every_steps: updates between checkpoints; 0 saves only at the end.
+        keep_checkpoints: how many of the newest to keep.
+    """
+
+    total_steps: int
+    seed: int
+    microbatches: int = 1
+    z_loss: float = 1e-4
+    loss_normalizer: str = "target_tokens"
+    loss_chunk: int = 128
+    log_every_steps: int = 10
+    eval_every_steps: int = 1000
+    save_every_steps: int = 1000
+    keep_checkpoints: int = 3
+
+    def __post_init__(self) -> None:
+        for name in (
+            "total_steps",
+            "microbatches",
+            "loss_chunk",
+            "log_every_steps",
+            "keep_checkpoints",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"{name}={getattr(self, name)} must be at least 1; set "
+                    f"{name.upper()}."
+                )
+        if self.loss_normalizer not in LOSS_NORMALIZERS:
+            raise ValueError(
+                f"loss_normalizer={self.loss_normalizer!r} is not one of "
+                f"{', '.join(LOSS_NORMALIZERS)}; set LOSS_NORMALIZER."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSummary:
+    """How a run ended.
+
+    Attributes:
+        step: updates done.
+        metrics: the last measurement.
+        evaluation: the last evaluation; empty without held-out batches.
+        preempted: a signal ended the run before `total_steps`.
+    """
+
+    step: int
+    metrics: dict[str, Any]
+    evaluation: dict[str, Any]
+    preempted: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """Everything a run is made of but its settings.
+
+    Attributes:
+        model_dir: where checkpoints, metrics and TensorBoard events go.
+        make_model: `make_model(rngs=...)`; called inside a compiled function.
+        optimizer: `optimizer(schedule, param_axes)`, e.g. `adafactor` itself.
+        schedule: learning rate as a function of updates done.
+        mesh: the devices.
+        batches: this host's rows, without end.
+        denoiser_names: index i names `denoiser_ids == i`.
+        vocab: saved with, and compared against, every checkpoint.
+        config_text: the operative configuration, saved with every checkpoint.
+        eval_batches: makes the same held-out batches each time; None for none.
+        mixture: the denoisers as JSON values, saved with every checkpoint.
+        initial_checkpoint: a run whose parameters (only) a new run starts from.
+        rules: logical axis to mesh axis.
+        show_progress: tell a person how it goes.
+    """
+
+    model_dir: str | Path
+    make_model: MakeModel
+    optimizer: Optimizer
+    schedule: optax.Schedule
+    mesh: Mesh
+    batches: Batches
+    denoiser_names: Sequence[str]
+    vocab: Vocab
+    config_text: str
+    eval_batches: Callable[[], Iterable[Batch]] | None = None
+    mixture: Any = None
+    initial_checkpoint: str | Path | None = None
+    rules: Rules = dataclasses.field(default_factory=lambda: DEFAULT_RULES)
+    show_progress: bool = True
+
+
+def train(
+    run: Run, settings: TrainSettings, *, clock: Clock = time.perf_counter
+) -> TrainSummary:
+    """Trains until `total_steps` updates are done, or a signal asks to stop.
+
+    Raises:
+        ValueError: the batch does not fit the mesh, or the checkpoint the run.
+        FloatingPointError: the loss is no longer finite.
+    """
+    model = define_model(run.make_model)
+    optimizer = run.optimizer(run.schedule, model.param_axes)
+    checkpoints = Checkpoints(
+        run.model_dir,
+        keep=settings.keep_checkpoints,
+        vocab=run.vocab,
+        config_text=run.config_text,
+        mixture=run.mixture,
+    )
+    state, shardings = _first_state(run, settings, optimizer, checkpoints)
+    first_step = int(state.step)
+    train_step = make_train_step(
+        model,
+        optimizer,
+        run.schedule,
+        run.mesh,
+        run.rules,
+        state_shardings=shardings,
+        settings=_step_settings(run, settings),
+    )
+    evaluation = _Evaluation(run, settings, model, shardings, first_step)
+    metrics = Metrics(
+        denoiser_names=run.denoiser_names,
+        log_every_steps=settings.log_every_steps,
+        multiplied=multiplied_params(model),
+        writers=_train_writers(run, settings, first_step),
+        clock=clock,
+    )
+
+    with (
+        contextlib.closing(checkpoints),
+        contextlib.closing(evaluation),
+        contextlib.closing(metrics),
+        Preemption() as preemption,
+    ):
+        step = first_step
+        while step < settings.total_steps and not preemption.requested():
+            rows = metrics.wait_for(run.batches.__next__)
+            batch = place(rows, run.mesh, run.rules, settings.microbatches)
+            state, sums = train_step(state, batch)
+            step += 1
+            metrics.record(step, sums)
+            if _is_due(step, settings.eval_every_steps, settings.total_steps):
+                evaluation.run(step, state.params)
+            if _is_due(step, settings.save_every_steps, settings.total_steps):
+                # First, so that the lines of a saved step are never missing.
+                metrics.flush()
+                checkpoints.save(step, state, run.batches.position())
+        preempted = step < settings.total_steps
+        if preempted:
+            metrics.flush()
+            checkpoints.save(step, state, run.batches.position())
+            logging.warning("stopped by a signal; saving step %d.", step)
+    return TrainSummary(step, metrics.last, evaluation.last, preempted)
+
+
+def _is_due(step: int, every_steps: int, total_steps: int) -> bool:
+    """Returns whether to act after update `step`: every so often, and at the end."""
+    return step == total_steps or (every_steps > 0 and step % every_steps == 0)
+
+
+def _first_state(
+    run: Run,
+    settings: TrainSettings,
+    optimizer: optax.GradientTransformation,
+    checkpoints: Checkpoints,
+) -> tuple[TrainState, TrainState]:
+    """Returns the state to start from, and its shardings; moves the batches if need be.
+
+    In order: the newest checkpoint of this run; the parameters of another run; fresh
+    random parameters.
+    """
+    abstract, shardings = abstract_state(run.make_model, optimizer, run.mesh, run.rules)
+    found = checkpoints.latest_step()
+    if found is not None and found > settings.total_steps:
+        raise ValueError(
+            f"{run.model_dir} holds step {found}, beyond {settings.total_steps=}; "
+            "raise TOTAL_STEPS or choose another MODEL_DIR."
+        )
+    if found is not None:
+        wanted = with_shardings(abstract, shardings)
+        return checkpoints.restore_latest(wanted, run.batches), shardings
+    state = init_state(
+        run.make_model, optimizer, run.mesh, run.rules, seed=settings.seed
+    )
+    if run.initial_checkpoint is not None:
+        check_vocab(read_contract(run.initial_checkpoint), run.vocab)
+        params = with_shardings(abstract.params, shardings.params)
+        state = state._replace(params=read_params(run.initial_checkpoint, params))
+    return state, shardings
+
+
+def _step_settings(run: Run, settings: TrainSettings) -> StepSettings:
+    """Picks what is compiled into the step."""
+    return StepSettings(
+        seed=settings.seed,
+        num_denoisers=len(run.denoiser_names),
+        microbatches=settings.microbatches,
+        loss_normalizer=settings.loss_normalizer,
+        z_loss=settings.z_loss,
+        loss_chunk=settings.loss_chunk,
+    )
+
+
+def _train_writers(
+    run: Run, settings: TrainSettings, restored_step: int
+) -> list[Writer]:
+    """Returns where the measurements of training go; the first host alone writes."""
+    if jax.process_index() != 0:
+        return []
+    model_dir = Path(run.model_dir)
+    writers: list[Writer] = [
+        JsonLines(model_dir / "metrics.jsonl", restored_step),
+        TensorBoard(model_dir / "tensorboard", "train", restored_step),
+    ]
+    if run.show_progress:
+        writers.append(ProgressLine(settings.total_steps, restored_step))
+    return writers
+
+
+class _Evaluation:
+    """The held-out batches, the compiled step that scores them, and its writers."""
+
+    def __init__(
+        self,
+        run: Run,
+        settings: TrainSettings,
+        model: ModelDef,
+        shardings: TrainState,
+        restored_step: int,
+    ) -> None:
+        self._run = run
+        self._step = make_eval_step(
+            model,
+            run.mesh,
+            run.rules,
+            param_shardings=shardings.params,
+            num_denoisers=len(run.denoiser_names),
+            vocab_size=run.vocab.padded_size,
+            loss_chunk=settings.loss_chunk,
+        )
+        self._writers: list[Writer] = []
+        if run.eval_batches is not None and jax.process_index() == 0:
+            model_dir = Path(run.model_dir)
+            self._writers = [
+                JsonLines(model_dir / "eval.jsonl", restored_step),
+                TensorBoard(model_dir / "tensorboard", "eval", restored_step),
+            ]
+        self.last: dict[str, Any] = {}
+
+    def run(self, step: int, params: Params) -> None:
+        """Scores the held-out batches, if there are any."""
+        if self._run.eval_batches is None:
+            return
+        scores = evaluate(
+            self._step,
+            params,
+            self._run.eval_batches(),
+            lambda rows: place(rows, self._run.mesh, self._run.rules),
+            self._run.denoiser_names,
+        )
+        self.last = {"step": step, **scores}
+        for writer in self._writers:
+            writer.write(self.last)
+
+    def close(self) -> None:
+        """Closes the writers."""
+        for writer in self._writers:
+            writer.close()

@@ -1,0 +1,200 @@
+"""From the sums of a step to the numbers of a run, without making the device wait.
+
+`record(n, sums)` reads the sums of step n - 1, which are ready by the time step n has
+been dispatched, so the device always has work queued. Every `log_every_steps` steps,
+and whenever `flush` is called (before each checkpoint), one measurement is written that
+covers all steps since the last one:
+
+    loss, accuracy       means over the target tokens; `denoisers` holds each one's
+    tokens_per_second    tokens that are not padding, both sides, per second
+    padding_fraction     columns that are padding
+    data_wait_fraction   share of the time spent waiting for the next batch
+    mfu                  model FLOPs / (time x peak FLOPs of all devices), where known
+
+Model FLOPs are 6 x N x tokens: 2 forward and 4 backward per parameter and token. N
+leaves out embedding rows, which are looked up, not multiplied, unless the table is also
+the output projection. Parameters below `encoder` see the encoder's tokens, all others
+the decoder's. The attention products are not counted, so the number errs low.
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import jax
+import numpy as np
+
+from ul2 import axes
+from ul2.training.state import ModelDef
+from ul2.training.step import StepSums
+from ul2.training.writers import Writer
+
+# Dense bfloat16 FLOP/s of one jax device, from the makers' data sheets.
+PEAK_FLOPS: Final = {
+    "TPU v2": 22.5e12,  # a core, half a chip
+    "TPU v3": 61.5e12,  # a core, half a chip
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5": 459e12,
+    "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12,
+    "NVIDIA A100-SXM4-40GB": 312e12,
+    "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA H100 80GB HBM3": 989e12,
+    "NVIDIA H200": 989e12,
+}
+
+Clock = Callable[[], float]
+
+
+def multiplied_params(model: ModelDef) -> tuple[int, int]:
+    """Returns how many parameters each encoder, and each decoder, token multiplies."""
+    encoder = decoder = tables = 0
+    untied = False
+    names = jax.tree.leaves(model.param_axes, is_leaf=lambda n: isinstance(n, tuple))
+    leaves = jax.tree.leaves_with_path(model.abstract_params)
+    for (path, leaf), leaf_axes in zip(leaves, names, strict=True):
+        size = math.prod(leaf.shape)
+        untied |= leaf_axes[-1:] == (axes.VOCAB,)
+        if leaf_axes[:1] == (axes.VOCAB,):
+            tables += size
+        elif str(path[0].key).startswith("encoder"):
+            encoder += size
+        else:
+            decoder += size
+    return encoder, decoder if untied else decoder + tables
+
+
+class Metrics:
+    """Gathers the sums of steps and hands measurements to the writers."""
+
+    def __init__(
+        self,
+        *,
+        denoiser_names: Sequence[str],
+        log_every_steps: int,
+        multiplied: tuple[int, int] = (0, 0),
+        writers: Sequence[Writer] = (),
+        clock: Clock = time.perf_counter,
+    ) -> None:
+        self._names = tuple(denoiser_names)
+        self._log_every_steps = log_every_steps
+        self._multiplied = multiplied
+        self._writers = tuple(writers)
+        self._clock = clock
+        self._pending: tuple[int, StepSums] | None = None
+        self._gathered: list[StepSums] = []
+        self._data_wait = 0.0
+        self._since = clock()
+        self._step = 0
+        self.last: dict[str, Any] = {}
+
+    def wait_for(self, next_batch: Callable[[], Any]) -> Any:
+        """Returns `next_batch()`, counting the time it takes as waiting for data."""
+        start = self._clock()
+        batch = next_batch()
+        self._data_wait += self._clock() - start
+        return batch
+
+    def record(self, step: int, sums: StepSums) -> None:
+        """Takes the sums of `step`, and reads those of the step before.
+
+        Raises:
+            FloatingPointError: the loss or the gradients are no longer finite.
+        """
+        self._read()
+        self._pending = (step, sums)
+
+    def flush(self) -> None:
+        """Reads and writes everything recorded so far."""
+        self._read()
+        if self._gathered:
+            self._write()
+
+    def close(self) -> None:
+        """Closes the writers."""
+        for writer in self._writers:
+            writer.close()
+
+    def _read(self) -> None:
+        """Waits for the pending step and adds its sums up."""
+        if self._pending is None:
+            return
+        self._step, on_device = self._pending
+        self._pending = None
+        sums: StepSums = jax.device_get(on_device)
+        if not (np.isfinite(sums.loss).all() and np.isfinite(sums.grad_norm)):
+            raise FloatingPointError(
+                f"step {self._step}: loss {sums.loss.sum()} and gradient norm "
+                f"{sums.grad_norm} are not finite; the last checkpoint is from before. "
+                "Lower LEARNING_RATE or raise WARMUP_STEPS."
+            )
+        self._gathered.append(sums)
+        if self._step % self._log_every_steps == 0:
+            self._write()
+
+    def _write(self) -> None:
+        """Hands one measurement to the writers and starts the next."""
+        now = self._clock()
+        measurement = {
+            "step": self._step,
+            **self._losses(),
+            **self._speed(now - self._since),
+        }
+        self.last = measurement
+        for writer in self._writers:
+            writer.write(measurement)
+        self._gathered = []
+        self._data_wait = 0.0
+        self._since = now
+
+    def _losses(self) -> dict[str, Any]:
+        """Returns means over the targets, and the newest state of the optimizer."""
+        newest = self._gathered[-1]
+        loss, correct, tokens = (
+            np.sum([getattr(s, name) for s in self._gathered], axis=0, dtype=np.float64)
+            for name in ("loss", "correct", "tokens")
+        )
+        weights = float(np.sum([s.weights for s in self._gathered], dtype=np.float64))
+        z_loss = float(np.sum([s.z_loss for s in self._gathered], dtype=np.float64))
+        total = max(float(tokens.sum()), 1.0)
+        return {
+            "loss": float(loss.sum()) / total,
+            "z_loss": z_loss / max(weights, 1.0),
+            "accuracy": float(correct.sum()) / total,
+            "target_tokens": float(tokens.sum()),
+            "learning_rate": float(newest.learning_rate),
+            "grad_norm": float(newest.grad_norm),
+            "param_norm": float(newest.param_norm),
+            "denoisers": {
+                name: {
+                    "loss": float(loss[index] / tokens[index]),
+                    "accuracy": float(correct[index] / tokens[index]),
+                    "tokens": float(tokens[index]),
+                }
+                for index, name in enumerate(self._names)
+                if tokens[index]
+            },
+        }
+
+    def _speed(self, seconds: float) -> dict[str, Any]:
+        """Returns how fast it went; None where no time passed or no peak is known."""
+        encoder, decoder, columns, examples = (
+            int(sum(int(getattr(sums, name)) for sums in self._gathered))
+            for name in ("encoder_tokens", "decoder_tokens", "columns", "examples")
+        )
+        flops = 6 * (self._multiplied[0] * encoder + self._multiplied[1] * decoder)
+        peak = PEAK_FLOPS.get(jax.devices()[0].device_kind)
+
+        def per_second(amount: float) -> float | None:
+            return amount / seconds if seconds > 0 else None
+
+        return {
+            "padding_fraction": 1 - (encoder + decoder) / columns,
+            "tokens_per_second": per_second(encoder + decoder),
+            "examples_per_second": per_second(examples),
+            "steps_per_second": per_second(len(self._gathered)),
+            "data_wait_fraction": per_second(self._data_wait),
+            "mfu": per_second(flops / (peak * jax.device_count())) if peak else None,
+        }
