@@ -1,1 +1,14 @@
-"""Batches to logits."""
+"""Batches to logits.
+
+Legend of the shapes, valid in every file here:
+
+    B  rows of a batch              D  model width
+    N  examples packed in a row     H  query heads
+    T  columns of a packed row      G  key/value heads (H of them unless grouped)
+    L  longest example, as queries  K  width per head
+    S  longest example, as keys     F  feed-forward width
+    R  relative position buckets    V  padded vocabulary
+
+Read `attention.py` first (packed rows, and how examples are cut out of them), then
+`blocks.py` (layers and the scan over them), then the two architectures.
+"""

@@ -1,0 +1,216 @@
+"""Layers, and stacks of them that are compiled once whatever their number."""
+
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Float
+
+from ul2.axes import LAYERS
+from ul2.batch import Packed
+from ul2.models.attention import Attention
+from ul2.models.config import ModelConfig
+from ul2.models.dropout import DropoutKey, dropout, split_key
+from ul2.models.feed_forward import FeedForward
+from ul2.models.masks import Mask
+from ul2.models.norms import RMSNorm
+from ul2.models.positions import RelativeBias
+
+_POLICIES: Final = {
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+class Side(NamedTuple):
+    """What the layers of a stack share: where the examples lie and what they see."""
+
+    packed: Packed
+    mask: Mask
+
+
+class Memory(NamedTuple):
+    """An encoder's output, for a decoder to read."""
+
+    encoded: Float[Array, "B T2 D"]
+    packed: Packed
+    mask: Mask
+
+
+class SelfAttentionBlock(nnx.Module):
+    """A layer of an encoder or of a decoder-only model: attention, feed-forward.
+
+    Each sublayer is x + dropout(sublayer(norm(x))).
+    """
+
+    def __init__(
+        self, config: ModelConfig, *, bidirectional: bool, rngs: nnx.Rngs
+    ) -> None:
+        self.dropout_rate = config.dropout_rate
+        rotary = config.positions == "rope"
+        per_layer = config.relative_bias == "per_layer" and not rotary
+        self.relative_bias = (
+            RelativeBias(config, bidirectional=bidirectional, rngs=rngs)
+            if per_layer
+            else None
+        )
+        self.pre_attention_norm = RMSNorm(config, rngs=rngs)
+        self.attention = Attention(config, rotary=rotary, rngs=rngs)
+        self.pre_mlp_norm = RMSNorm(config, rngs=rngs)
+        self.mlp = FeedForward(config, rngs=rngs)
+
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        side: Side,
+        memory: Memory | None,
+        shared_bias: Float[Array, "H L S"] | None,
+        dropout_key: DropoutKey,
+    ) -> Float[Array, "B T D"]:
+        """Runs the layer; `memory` is for layers that have an encoder."""
+        attention_key, mlp_key = split_key(dropout_key, 2)
+        x = self.attend_self(x, side, shared_bias, attention_key)
+        return self.feed_forward(x, mlp_key)
+
+    def attend_self(
+        self,
+        x: Float[Array, "B T D"],
+        side: Side,
+        shared_bias: Float[Array, "H L S"] | None,
+        dropout_key: DropoutKey,
+    ) -> Float[Array, "B T D"]:
+        """Adds what each position reads from its own example."""
+        inner_key, outer_key = split_key(dropout_key, 2)
+        bias = shared_bias
+        if self.relative_bias is not None:
+            length = side.packed.columns.shape[-1]
+            bias = self.relative_bias(length, length)
+        y = self.pre_attention_norm(x)
+        y = self.attention(y, side.packed, y, side.packed, side.mask, bias, inner_key)
+        return x + dropout(y, self.dropout_rate, outer_key)
+
+    def feed_forward(
+        self, x: Float[Array, "B T D"], dropout_key: DropoutKey
+    ) -> Float[Array, "B T D"]:
+        """Adds what the feed-forward sublayer makes of each position."""
+        inner_key, outer_key = split_key(dropout_key, 2)
+        y = self.mlp(self.pre_mlp_norm(x), inner_key)
+        return x + dropout(y, self.dropout_rate, outer_key)
+
+
+class CrossAttentionBlock(SelfAttentionBlock):
+    """A layer of an encoder-decoder's decoder: it also reads the encoder's output."""
+
+    def __init__(
+        self, config: ModelConfig, *, bidirectional: bool, rngs: nnx.Rngs
+    ) -> None:
+        super().__init__(config, bidirectional=bidirectional, rngs=rngs)
+        self.pre_cross_attention_norm = RMSNorm(config, rngs=rngs)
+        self.cross_attention = Attention(config, rotary=False, rngs=rngs)
+
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        side: Side,
+        memory: Memory | None,
+        shared_bias: Float[Array, "H L S"] | None,
+        dropout_key: DropoutKey,
+    ) -> Float[Array, "B T D"]:
+        """Runs the layer."""
+        assert memory is not None
+        attention_key, cross_key, mlp_key = split_key(dropout_key, 3)
+        x = self.attend_self(x, side, shared_bias, attention_key)
+        x = self.attend_memory(x, side, memory, cross_key)
+        return self.feed_forward(x, mlp_key)
+
+    def attend_memory(
+        self,
+        x: Float[Array, "B T D"],
+        side: Side,
+        memory: Memory,
+        dropout_key: DropoutKey,
+    ) -> Float[Array, "B T D"]:
+        """Adds what each position reads from the encoder."""
+        inner_key, outer_key = split_key(dropout_key, 2)
+        y = self.pre_cross_attention_norm(x)
+        y = self.cross_attention(
+            y,
+            side.packed,
+            memory.encoded,
+            memory.packed,
+            memory.mask,
+            None,
+            inner_key,
+        )
+        return x + dropout(y, self.dropout_rate, outer_key)
+
+
+class Stack(nnx.Module):
+    """`num_layers` blocks with stacked parameters, and the norm above them."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        block: type[SelfAttentionBlock],
+        num_layers: int,
+        *,
+        bidirectional: bool,
+        final_norm_scale: bool,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.config = config
+        self.num_layers = num_layers
+        shared = config.positions == "relative" and config.relative_bias == "shared"
+        self.relative_bias = (
+            RelativeBias(config, bidirectional=bidirectional, rngs=rngs)
+            if shared
+            else None
+        )
+
+        def make_layer(rngs: nnx.Rngs) -> SelfAttentionBlock:
+            return block(config, bidirectional=bidirectional, rngs=rngs)
+
+        # Every layer draws from a key of its own; the names get "layers" in front.
+        make_layers = nnx.vmap(
+            make_layer, transform_metadata={nnx.PARTITION_NAME: LAYERS}
+        )
+        self.layers = nnx.split_rngs(splits=num_layers)(make_layers)(rngs)
+        self.final_norm = RMSNorm(config, use_scale=final_norm_scale, rngs=rngs)
+
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        side: Side,
+        memory: Memory | None,
+        dropout_key: DropoutKey,
+    ) -> Float[Array, "B T D"]:
+        """Runs embeddings through all layers and the final norm."""
+        first_key, layers_key, last_key = split_key(dropout_key, 3)
+        length = side.packed.columns.shape[-1]
+        bias = None
+        if self.relative_bias is not None:
+            bias = self.relative_bias(length, length)
+        graphdef, parameters = nnx.split(self.layers)
+
+        def run_layer(x: Array, layer: tuple[Any, DropoutKey]) -> tuple[Array, None]:
+            layer_parameters, layer_key = layer
+            block = nnx.merge(graphdef, layer_parameters)
+            return block(x, side, memory, bias, layer_key), None
+
+        x = dropout(x, self.config.dropout_rate, first_key)
+        keys = (
+            layers_key
+            if layers_key is None
+            else jax.random.split(layers_key, self.num_layers)
+        )
+        x, _ = jax.lax.scan(self._remat(run_layer), x, (parameters, keys))
+        return dropout(self.final_norm(x), self.config.dropout_rate, last_key)
+
+    def _remat(self, run_layer: Callable[..., Any]) -> Callable[..., Any]:
+        if self.config.remat == "none":
+            return run_layer
+        # Inside a scan XLA cannot merge the recomputation with the original.
+        return jax.checkpoint(
+            run_layer, policy=_POLICIES[self.config.remat], prevent_cse=False
+        )

@@ -1,0 +1,87 @@
+"""The encoder-decoder: T5's architecture, which UL2 20B has."""
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Float, Key
+
+from ul2.batch import Batch, Packed
+from ul2.models.blocks import (
+    CrossAttentionBlock,
+    Memory,
+    SelfAttentionBlock,
+    Side,
+    Stack,
+)
+from ul2.models.config import ModelConfig
+from ul2.models.dropout import split_key
+from ul2.models.embedder import Embedder
+from ul2.models.masks import Causal, Keys
+
+
+class EncoderDecoder(nnx.Module):
+    """Reads inputs in both directions, writes targets from left to right."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
+        if config.num_encoder_layers < 1:
+            raise ValueError(
+                f"num_encoder_layers={config.num_encoder_layers}: an encoder-decoder "
+                "needs at least 1; use DecoderOnly for a model without encoder."
+            )
+        self.embedder = Embedder(config, rngs=rngs)
+        self.encoder = Stack(
+            config,
+            SelfAttentionBlock,
+            config.num_encoder_layers,
+            bidirectional=True,
+            final_norm_scale=True,
+            rngs=rngs,
+        )
+        self.decoder = Stack(
+            config,
+            CrossAttentionBlock,
+            config.num_decoder_layers,
+            bidirectional=False,
+            final_norm_scale=config.decoder_final_norm_scale,
+            rngs=rngs,
+        )
+
+    def __call__(
+        self, batch: Batch, *, dropout_key: Key[Array, ""] | None = None
+    ) -> Float[Array, "B T D"]:
+        """Returns the decoder's hidden states, ready for `unembed`."""
+        assert batch.encoder is not None
+        encoder_key, decoder_key = split_key(dropout_key, 2)
+        encoded = self.encode(batch.encoder, dropout_key=encoder_key)
+        return self.decode(batch, encoded, dropout_key=decoder_key)
+
+    def encode(
+        self, inputs: Packed, *, dropout_key: Key[Array, ""] | None = None
+    ) -> Float[Array, "B T D"]:
+        """Returns the encoder's output for each column of the packed inputs."""
+        side = Side(inputs, Keys(inputs.columns >= 0))
+        return self.encoder(self.embedder.embed(inputs.tokens), side, None, dropout_key)
+
+    def decode(
+        self,
+        batch: Batch,
+        encoded: Float[Array, "B T2 D"],
+        *,
+        dropout_key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "B T D"]:
+        """Returns the decoder's hidden states, ready for `unembed`."""
+        assert batch.encoder is not None
+        memory = Memory(encoded, batch.encoder, Keys(batch.encoder.columns >= 0))
+        # Padding comes after every token, where causality already hides it.
+        side = Side(batch.decoder, Causal())
+        embedded = self.embedder.embed(batch.decoder.tokens)
+        return self.embedder.scale(self.decoder(embedded, side, memory, dropout_key))
+
+    def unembed(self, hidden: Float[Array, "*dims D"]) -> Float[Array, "*dims V"]:
+        """Returns float32 logits. A loss calls this on pieces of the sequence."""
+        return self.embedder.unembed(hidden)
+
+    def logits(
+        self, batch: Batch, *, dropout_key: jax.Array | None = None
+    ) -> Float[Array, "B T V"]:
+        """Returns the logits of the whole batch at once."""
+        return self.unembed(self(batch, dropout_key=dropout_key))

@@ -1,0 +1,46 @@
+"""The feed-forward sublayer: T5 v1.1's gated form, and T5's plain one."""
+
+from typing import Final
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Float
+
+from ul2.axes import EMBED, MLP
+from ul2.models.config import ModelConfig
+from ul2.models.dropout import DropoutKey, dropout
+from ul2.models.parameters import DENSE_INIT, make_parameter
+
+_ACTIVATIONS: Final = {
+    "silu": jax.nn.silu,
+    "gelu": lambda x: jax.nn.gelu(x, approximate=True),
+    "relu": jax.nn.relu,
+}
+
+
+class FeedForward(nnx.Module):
+    """wo(activation(wi_0(x)) * wi_1(x)); without the second factor if not gated."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
+        self.config = config
+        wide = (config.embed_dim, config.mlp_dim)
+        self.wi_0 = make_parameter(DENSE_INIT, wide, (EMBED, MLP), rngs=rngs)
+        self.wi_1 = (
+            make_parameter(DENSE_INIT, wide, (EMBED, MLP), rngs=rngs)
+            if config.gated
+            else None
+        )
+        self.wo = make_parameter(DENSE_INIT, wide[::-1], (MLP, EMBED), rngs=rngs)
+
+    def __call__(
+        self, x: Float[Array, "B T D"], dropout_key: DropoutKey
+    ) -> Float[Array, "B T D"]:
+        """Transforms each position by itself."""
+        hidden = _ACTIVATIONS[self.config.activation](
+            x @ self.wi_0[...].astype(x.dtype)
+        )
+        if self.wi_1 is not None:
+            hidden = hidden * (x @ self.wi_1[...].astype(x.dtype))
+        hidden = dropout(hidden, self.config.dropout_rate, dropout_key)
+        out: Array = hidden @ self.wo[...].astype(x.dtype)
+        return out
