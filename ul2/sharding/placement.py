@@ -74,7 +74,10 @@ def place(
 
     def global_array(rows: np.ndarray) -> jax.Array:
         shape = (rows.shape[0] * count, *rows.shape[1:])
-        return jax.make_array_from_process_local_data(sharding, rows, shape)
+        placed: jax.Array = jax.make_array_from_process_local_data(
+            sharding, rows, shape
+        )
+        return placed
 
     placed: Batch = jax.tree.map(global_array, batch)
     return placed

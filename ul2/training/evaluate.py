@@ -31,8 +31,9 @@ def evaluate(
     total: EvalSums | None = None
     for batch in batches:
         sums = jax.device_get(eval_step(params, place(batch)))
-        wide = EvalSums(*(np.asarray(array, np.float64) for array in sums))
-        total = wide if total is None else EvalSums(*map(np.add, total, wide))
+        # float32 stops counting at 2^24, which held-out sets can exceed.
+        wide = jax.tree.map(lambda array: array.astype(np.float64), sums)
+        total = wide if total is None else jax.tree.map(np.add, total, wide)
     if total is None or not total.tokens.sum():
         raise ValueError(
             "the held-out batches hold no target; set DATA to a store with more "

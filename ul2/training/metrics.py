@@ -153,7 +153,7 @@ class Metrics:
         """Returns means over the targets, and the newest state of the optimizer."""
         newest = self._gathered[-1]
         loss, correct, tokens = (
-            np.sum([getattr(s, name) for s in self._gathered], axis=0, dtype=np.float64)
+            np.asarray([getattr(s, name) for s in self._gathered], np.float64).sum(0)
             for name in ("loss", "correct", "tokens")
         )
         weights = float(np.sum([s.weights for s in self._gathered], dtype=np.float64))

@@ -83,7 +83,7 @@ def adafactor(
         v: tuple[jax.Array, jax.Array, jax.Array],
         param: jax.Array,
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
-        old = optax.FactoredState(count, *v)
+        old = optax.FactoredState(step, *v)
         update, new = moments.update(grad, old, param)
         update, _ = optax.clip_by_block_rms(clipping_threshold).update(
             update, optax.EmptyState()

@@ -155,7 +155,8 @@ def split_microbatches(batch: Batch, count: int, mesh: Mesh, rules: Rules) -> Ba
     def split(array: Array) -> Array:
         rows, *rest = array.shape
         cut = jnp.swapaxes(array.reshape(rows // count, count, *rest), 0, 1)
-        return jax.lax.with_sharding_constraint(cut, sharding)
+        constrained: Array = jax.lax.with_sharding_constraint(cut, sharding)
+        return constrained
 
     result: Batch = jax.tree.map(split, batch)
     return result
@@ -240,8 +241,8 @@ def _measure(
         tokens=sums.tokens,
         z_loss=sums.z_loss,
         weights=sums.weights,
-        grad_norm=optax.global_norm(grads),
-        param_norm=optax.global_norm(state.params),
+        grad_norm=optax.tree.norm(grads),
+        param_norm=optax.tree.norm(state.params),
         learning_rate=jnp.asarray(schedule(state.step), jnp.float32),
         examples=jnp.sum(jnp.max(decoder_ids, axis=1)),
         encoder_tokens=jnp.sum(encoder.segment_ids > 0) if encoder else zero,
