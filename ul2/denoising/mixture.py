@@ -7,9 +7,12 @@ sets by rate). They are kept as whole numbers, so that shares can be exact: one
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ul2.denoising.denoisers import Denoiser, Fit
 from ul2.vocab import Vocab
@@ -79,6 +82,34 @@ class Mixture:
     def shares(self) -> tuple[float, ...]:
         """The rates, scaled to add up to one."""
         return tuple(count / self.round_size for count in self.counts)
+
+    def compositions(
+        self, batch_size: int, order: Sequence[int] | None = None
+    ) -> NDArray[np.int64]:
+        """Returns how many examples of each denoiser stand in each batch of a period.
+
+        A period is the smallest number of batches over which the shares are exact; in
+        each single batch a denoiser, or any run of denoisers in `order`, is at most
+        one example off (systematic sampling: one ladder of equal steps, laid along
+        the cumulated rates).
+
+            counts (1, 1, 1), batch size 4  ->  [1 1 2], [1 2 1], [2 1 1]
+
+        Args:
+            batch_size: examples per batch.
+            order: denoiser indices, like ones side by side; as listed by default.
+
+        Returns:
+            `[batches, denoisers]`; each row adds up to `batch_size`.
+        """
+        order = range(len(self.counts)) if order is None else order
+        edges = np.cumsum([0, *(self.counts[index] for index in order)]) * batch_size
+        offset = math.gcd(self.round_size, batch_size)
+        offsets = np.arange(0, self.round_size, offset)[:, None]
+        dealt = np.diff((edges + offsets) // self.round_size, axis=1)
+        composition = np.empty_like(dealt)
+        composition[:, list(order)] = dealt
+        return composition
 
     def max_spans(self, vocab: Vocab) -> int | None:
         """Returns the most spans a denoiser may make, or None for any number."""

@@ -1,0 +1,101 @@
+"""Batches, ahead of time: this host's rows, prefetched, with a position to save.
+
+Batch s is a function of (seed, s), so the position is one number. It does not depend
+on the number of hosts, and going there reads nothing.
+"""
+
+import dataclasses
+from typing import Any, Final
+
+import grain
+
+from ul2.batch import Batch
+from ul2.data.features import to_batch
+from ul2.data.packing import Packing
+from ul2.data.stream import Stream
+
+_FOR_EVER: Final = 2**48
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """This host's rows of every batch, by number."""
+
+    stream: Stream
+    packing: Packing
+    host_index: int = 0
+    host_count: int = 1
+
+    def __post_init__(self) -> None:
+        if self.packing.rows % self.host_count:
+            raise ValueError(
+                f"{self.packing.rows} rows do not divide over {self.host_count} hosts; "
+                f"use a BATCH_SIZE that is a multiple of {self.host_count}."
+            )
+
+    def __len__(self) -> int:
+        return _FOR_EVER
+
+    def __getitem__(self, batch: int) -> Batch:
+        dealt = self.packing.deal(self.stream.plan(batch).composition)
+        share = self.packing.rows // self.host_count
+        mine = dealt[self.host_index * share : (self.host_index + 1) * share]
+        examples = self.stream.examples(batch)
+        return to_batch(examples, mine, self.packing, self.stream.vocab)
+
+
+class Loader:
+    """An endless iterator over `Source` that prefetches, and can be moved.
+
+    Args:
+        source: what to read.
+        prefetch: batches to hold ready.
+    """
+
+    def __init__(self, source: Source, *, prefetch: int = 4) -> None:
+        self._source = source
+        options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=prefetch)
+        self._iterator = iter(grain.MapDataset.source(source).to_iter_dataset(options))
+
+    def __iter__(self) -> "Loader":
+        return self
+
+    def __next__(self) -> Batch:
+        batch: Batch = next(self._iterator)
+        return batch
+
+    def position(self) -> dict[str, Any]:
+        """Returns where the next batch is, and of which stream."""
+        return {**self._identity(), "batch": self._iterator.get_state()["next_index"]}
+
+    def seek(self, position: dict[str, Any]) -> None:
+        """Goes to a position that `position` returned.
+
+        Raises:
+            ValueError: it is a position in another stream.
+        """
+        here = self._identity()
+        other = {
+            key: (position.get(key), value)
+            for key, value in here.items()
+            if position.get(key) != value
+        }
+        if other:
+            changes = ", ".join(f"{k}: {a} -> {b}" for k, (a, b) in other.items())
+            raise ValueError(
+                f"the checkpoint's data position is of another stream ({changes}); "
+                "restore the old values or start in a new MODEL_DIR."
+            )
+        self._iterator.set_state({"next_index": position["batch"]})
+
+    def _identity(self) -> dict[str, Any]:
+        stream = self._source.stream
+        return {
+            "seed": stream.seed,
+            "batch_size": stream.batch_size,
+            "inputs_length": stream.inputs_length,
+            "targets_length": stream.targets_length,
+            "denoisers": list(stream.mixture.names),
+            "rates": list(stream.mixture.counts),
+            "tokens": stream.split.num_tokens,
+        }
