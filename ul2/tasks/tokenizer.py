@@ -42,6 +42,9 @@ class Tokenizer:
         path: the model file.
         model: the content of that file.
         encoding_model: the same model, in which no text encodes to a special id.
+        decoding_model: the same model, in which sentinels and modes decode to text.
+        byte_ids_of_space: ids for the character that SentencePiece writes a space as;
+            empty where a model cannot keep it apart from a space.
         vocab: the vocab contract.
     """
 
@@ -71,7 +74,8 @@ class Tokenizer:
             raise ValueError(f"{path}: {error}") from None
         # As user-defined symbols they are decoded to their text, whole.
         shown = special - {self.vocab.pad_id, self.vocab.eos_id}
-        self._decoder = _load(self._with_extra_sentinels(proto, shown))
+        self.decoding_model = self._with_extra_sentinels(proto, shown)
+        self._decoder = _load(self.decoding_model)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return open_tokenizer, (self.path, *self._options)

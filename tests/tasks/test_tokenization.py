@@ -1,0 +1,222 @@
+import io
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import rich.console
+
+from ul2.data.token_store import TokenStore
+from ul2.tasks import progress as progress_module
+from ul2.tasks import tokenization
+from ul2.tasks.progress import Progress
+from ul2.tasks.sources import Document, TextSource
+from ul2.tasks.tokenization import TaskSource, tokenize_corpus
+
+
+@pytest.fixture
+def files(tmp_path, texts):
+    for part in range(2):
+        lines = "".join(json.dumps({"text": t}) + "\n" for t in texts[part::2])
+        (tmp_path / f"{part}.jsonl").write_text(lines)
+    return TextSource(files=f"{tmp_path}/*.jsonl", held_out_share=0.2)
+
+
+def read_back(store, tokenizer):
+    """Every document of the store: (split, source, record) to text."""
+    found = {}
+    for name, split in store.splits.items():
+        tokens = split.take(np.array([0]), split.num_tokens)[0]
+        begin = 0
+        for end in np.flatnonzero(tokens == store.vocab.eos_id):
+            place = split.document_of(begin)
+            assert place.offset == 0
+            text = tokenizer.decode(tokens[begin:end])
+            found[os.path.basename(place.source), place.record] = (name, text)
+            begin = end + 1
+        assert begin == split.num_tokens
+    return found
+
+
+def test_every_document_is_in_the_store_with_its_origin(
+    files, texts, tokenizer, tmp_path
+):
+    out = tmp_path / "store"
+    summary = tokenize_corpus(files, out, tokenizer, num_workers=1, progress=False)
+    store = TokenStore.open(out)
+    store.verify()
+    store.require_tokenizer(tokenizer.sha256)
+    found = read_back(store, tokenizer)
+    wanted = {(f"{i % 2}.jsonl", i // 2 + 1): text for i, text in enumerate(texts)}
+    assert {place: text for place, (_, text) in found.items()} == wanted
+    assert {split for split, _ in found.values()} == {"train", "held_out"}
+    assert sum(summary.documents.values()) == len(texts)
+    assert summary.tokens == {n: s.num_tokens for n, s in store.splits.items()}
+    assert summary.text_bytes == sum(len(text.encode()) for text in texts)
+    assert summary.unknown_tokens == summary.skipped == 0
+    provenance = store.manifest["provenance"]
+    assert provenance["held_out_share"] == 0.2
+    assert provenance["text_bytes"] == summary.text_bytes
+
+
+def test_bytes_do_not_depend_on_the_number_of_workers(
+    files, tokenizer, tmp_path, monkeypatch
+):
+    # Many chunks per worker, and chunks that do not come back in order.
+    monkeypatch.setattr(tokenization, "_CHUNK_CHARACTERS", 300)
+    for workers in (1, 2):
+        out = tmp_path / f"store{workers}"
+        tokenize_corpus(files, out, tokenizer, num_workers=workers, progress=False)
+    for file in (tmp_path / "store1").iterdir():
+        assert file.read_bytes() == (tmp_path / "store2" / file.name).read_bytes()
+
+
+def test_skipped_records_are_counted_and_named(tokenizer, tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "one"}\n{\n' + '{"text": 2}\n' * 20)
+    source = TextSource(files=str(tmp_path / "a.jsonl"), on_error="skip")
+    out = tmp_path / "store"
+    summary = tokenize_corpus(source, out, tokenizer, num_workers=1, progress=False)
+    assert summary.skipped == 21
+    assert len(summary.skipped_reasons) == 10
+    assert "a.jsonl:2: broken JSON" in summary.skipped_reasons[0]
+    assert TokenStore.open(out).manifest["provenance"]["skipped"] == 21
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_broken_text_leaves_no_store(tokenizer, tmp_path, workers):
+    (tmp_path / "a.jsonl").write_text('{"text": "one"}\n{"text": ')
+    source = TextSource(files=str(tmp_path / "a.jsonl"))
+    with pytest.raises(ValueError, match=r"a\.jsonl:2: broken JSON"):
+        tokenize_corpus(
+            source, tmp_path / "s", tokenizer, num_workers=workers, progress=False
+        )
+    assert os.listdir(tmp_path) == ["a.jsonl"]
+
+
+def test_wrong_requests_are_refused(files, tokenizer, tmp_path):
+    (tmp_path / "empty.txt").write_text(" \n")
+    empty = TextSource(files=str(tmp_path / "empty.txt"), on_error="skip")
+    with pytest.raises(ValueError, match=r"empty\.txt holds no text; nothing"):
+        tokenize_corpus(empty, tmp_path / "s", tokenizer, num_workers=1, progress=False)
+    assert not (tmp_path / "s").exists()
+    with pytest.raises(ValueError, match="num_workers=0"):
+        tokenize_corpus(files, tmp_path / "s", tokenizer, num_workers=0)
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "x").write_text("")
+    with pytest.raises(ValueError, match="exists"):
+        tokenize_corpus(files, tmp_path / "s", tokenizer, num_workers=1)
+
+
+def test_dying_worker_is_an_error_and_leaves_no_store(
+    files, tokenizer, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tokenization, "_encode_in_worker", die)
+    with pytest.raises(RuntimeError, match="a tokenizing process died"):
+        tokenize_corpus(files, tmp_path / "s", tokenizer, num_workers=2, progress=False)
+    assert sorted(os.listdir(tmp_path)) == ["0.jsonl", "1.jsonl"]
+
+
+def die(texts):
+    os._exit(7)
+
+
+def test_modules_load_no_tensorflow():
+    code = (
+        "import sys, ul2.tasks.sources, ul2.tasks.tokenizer, ul2.tasks.tokenization;"
+        "sys.exit(bool({'tensorflow', 'seqio', 'jax'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def report(is_terminal, sizes, monkeypatch, seconds):
+    """What is shown after every document of two files."""
+    clock = iter(np.arange(0, 1e4, seconds))
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: next(clock))
+    output = io.StringIO()
+    console = rich.console.Console(file=output, force_terminal=is_terminal, width=200)
+    documents = [("train", Document("x" * 50, name, 1)) for name in "aabb"]
+    with Progress(sizes, show=True, console=console) as bar:
+        for _ in bar.watch(documents):
+            bar.add(1, 10, 50)
+    return output.getvalue()
+
+
+def test_progress_prints_plain_lines_without_a_terminal(monkeypatch):
+    shown = report(False, {"a": 100, "b": 100}, monkeypatch, seconds=6)
+    assert "\x1b" not in shown
+    lines = shown.splitlines()
+    assert "2 documents" in shown
+    assert lines[-1].startswith("tokenize: 4 documents, 0.0 MB, 40 tokens")
+    assert "(50%)" in shown
+    assert len(report(False, {}, monkeypatch, seconds=0.001).splitlines()) == 1
+
+
+def test_progress_draws_a_bar_on_a_terminal(monkeypatch):
+    shown = report(True, {"a": 100, "b": 100}, monkeypatch, seconds=6)
+    assert "100%" in shown
+    assert "━" in shown
+
+
+def test_progress_can_be_silent(files, tokenizer, tmp_path, capfd):
+    tokenize_corpus(files, tmp_path / "a", tokenizer, num_workers=1, progress=False)
+    assert capfd.readouterr() == ("", "")
+    tokenize_corpus(files, tmp_path / "b", tokenizer, num_workers=1)
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("tokenize: 60 documents")
+
+
+@pytest.mark.tf
+@pytest.mark.filterwarnings("default")
+def test_registered_task_is_read_up_to_its_tokenize_step(tokenizer, texts, tmp_path):
+    import seqio
+    import tensorflow as tf
+
+    from ul2.tasks.seqio_vocabulary import TokenizerVocabulary
+
+    def make(split, shuffle_files, seed=None):
+        part = texts[:40] if split == "train" else texts[40:]
+        return tf.data.Dataset.from_tensor_slices({"body": part})
+
+    def add(name, splits, steps):
+        seqio.TaskRegistry.add(
+            name,
+            source=seqio.FunctionDataSource(make, splits=splits),
+            preprocessors=steps,
+            output_features={"targets": seqio.Feature(TokenizerVocabulary(tokenizer))},
+        )
+        return TaskSource(name=name)
+
+    def upper(dataset):
+        return dataset.map(lambda x: {"targets": tf.strings.upper(x["body"])})
+
+    tokenize = seqio.preprocessors.tokenize
+    both = add("both_splits", ("train", "validation"), [upper, tokenize])
+    alone = add("train_alone", ("train",), [upper, tokenize])
+    never = add("never_tokenizes", ("train",), [upper])
+    raw = add("raw", ("train",), [tokenize])
+    try:
+        tokenize_corpus(both, tmp_path / "a", tokenizer, num_workers=1, progress=False)
+        found = read_back(TokenStore.open(tmp_path / "a"), tokenizer)
+        assert found["train", 1] == ("train", texts[0].upper())
+        assert found["validation", 20] == ("held_out", texts[59].upper())
+        assert len(found) == 60
+        summary = tokenize_corpus(
+            alone, tmp_path / "b", tokenizer, num_workers=1, progress=False
+        )
+        assert sum(summary.documents.values()) == 40
+        assert min(summary.documents.values()) >= 1
+        for source, message in (
+            (TaskSource(name="nope"), "no seqio task is registered as 'nope'"),
+            (never, "has no seqio.preprocessors.tokenize"),
+            (raw, r"has no field 'text', only \['body'\]"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                tokenize_corpus(
+                    source, tmp_path / "c", tokenizer, num_workers=1, progress=False
+                )
+    finally:
+        for task in (both, alone, never, raw):
+            seqio.TaskRegistry.remove(task.name)

@@ -1,0 +1,106 @@
+"""Tells on stderr how far reading a corpus has come: a bar, or lines in a log."""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from types import TracebackType
+from typing import Final, Self
+
+import rich.console
+import rich.progress
+
+from ul2.tasks.sources import Document
+
+_SECONDS_BETWEEN_LINES: Final = 10.0
+
+
+class Progress:
+    """A progress report, used as a context manager.
+
+    How far it is comes from the bytes on disk: files that are done count whole, the
+    one being read by its text so far.
+    """
+
+    def __init__(
+        self,
+        sizes: Mapping[str, int],
+        *,
+        show: bool,
+        console: rich.console.Console | None = None,
+    ) -> None:
+        """Prepares the report.
+
+        Args:
+            sizes: bytes of each file to be read; empty if unknown.
+            show: whether to report at all.
+            console: where to; stderr if None.
+        """
+        self._sizes = sizes
+        self._total = sum(sizes.values())
+        self._show = show
+        self._console = console or rich.console.Console(stderr=True)
+        self._done = self._inside = 0
+        self._file = ""
+        self._documents = self._tokens = self._text_bytes = 0
+        self._started = self._reported = time.monotonic()
+        self._bar = rich.progress.Progress(
+            rich.progress.TextColumn("tokenize"),
+            rich.progress.BarColumn(),
+            rich.progress.TaskProgressColumn(),
+            rich.progress.TextColumn("{task.fields[counts]}"),
+            rich.progress.TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+            disable=not (show and self._console.is_terminal),
+        )
+        self._task = self._bar.add_task("", total=self._total or None, counts="")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+        if self._show and kind is None:
+            self._print()
+
+    def watch(
+        self, documents: Iterable[tuple[str, Document]]
+    ) -> Iterator[tuple[str, Document]]:
+        """Passes documents on and notes how far into the files they reach."""
+        for split, document in documents:
+            if document.source != self._file:
+                self._done += self._sizes.get(self._file, 0)
+                self._file, self._inside = document.source, 0
+            self._inside += len(document.text)
+            yield split, document
+
+    def add(self, documents: int, tokens: int, text_bytes: int) -> None:
+        """Counts what has been encoded and reports it when it is time."""
+        self._documents += documents
+        self._tokens += tokens
+        self._text_bytes += text_bytes
+        read = self._done + min(self._inside, self._sizes.get(self._file, 0))
+        self._bar.update(self._task, completed=read, counts=self._counts())
+        now = time.monotonic()
+        due = now - self._reported >= _SECONDS_BETWEEN_LINES
+        if self._show and due and not self._console.is_terminal:
+            self._reported = now
+            self._print(f" ({read / self._total:.0%})" if self._total else "")
+
+    def _print(self, suffix: str = "") -> None:
+        """Prints one plain line."""
+        self._console.print(f"tokenize: {self._counts()}{suffix}", soft_wrap=True)
+
+    def _counts(self) -> str:
+        """Returns the counts as text."""
+        seconds = max(time.monotonic() - self._started, 1e-9)
+        megabytes = self._text_bytes / 1e6
+        return (
+            f"{self._documents:,} documents, {megabytes:,.1f} MB, "
+            f"{self._tokens:,} tokens, {megabytes / seconds:.1f} MB/s"
+        )

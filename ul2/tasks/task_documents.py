@@ -1,0 +1,93 @@
+"""The text of a registered seqio task, before it is tokenized."""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import seqio
+
+from ul2.tasks.sources import Document, split_documents
+
+# Names that tasks give to what training must not see, best first.
+_HELD_OUT: Final = ("validation", "held_out", "test")
+
+
+def read_task_documents(
+    name: str, text_field: str, held_out_share: float
+) -> Iterator[tuple[str, Document]]:
+    """Yields the documents of a task's splits, train first.
+
+    The task's preprocessors run up to its tokenize step; what comes out there is the
+    text. A task without a validation split is split by the hash of its texts.
+
+    Raises:
+        ValueError: there is no such task, it does not tokenize, or has no such field.
+    """
+    task = _find_task(name)
+    steps = _steps_before_tokenizing(task)
+    splits = [split for split in _HELD_OUT if split in task.splits]
+    train = _read_split(task, steps, "train", text_field)
+    if not splits:
+        yield from split_documents(train, held_out_share)
+        return
+    for document in train:
+        yield "train", document
+    for document in _read_split(task, steps, splits[0], text_field):
+        yield "held_out", document
+
+
+def _find_task(name: str) -> Any:
+    """Returns a registered task."""
+    if name not in seqio.TaskRegistry.names():
+        raise ValueError(
+            f"no seqio task is registered as {name!r}; there are "
+            f"{sorted(seqio.TaskRegistry.names())[:20]}."
+        )
+    return seqio.TaskRegistry.get(name)
+
+
+def _steps_before_tokenizing(task: Any) -> list[Callable[..., Any]]:
+    """Returns the preprocessors that work on text."""
+    steps: list[Callable[..., Any]] = []
+    tokenize = (
+        seqio.preprocessors.tokenize,
+        seqio.preprocessors.tokenize_and_append_eos,
+    )
+    for step in task.preprocessors:
+        plain = step.func if isinstance(step, functools.partial) else step
+        if plain in tokenize:
+            return steps
+        steps.append(step)
+    raise ValueError(
+        f"seqio task {task.name!r} has no seqio.preprocessors.tokenize among its "
+        "preprocessors, so it is not known where its text ends; add that step."
+    )
+
+
+def _read_split(
+    task: Any, steps: list[Callable[..., Any]], split: str, text_field: str
+) -> Iterator[Document]:
+    """Yields the texts of one split in the order of its source."""
+    dataset = task.source.get_dataset(split, shuffle=False)
+    for step in steps:
+        step = seqio.utils.add_kwargs_to_transform(
+            step, sequence_length=None, output_features=task.output_features
+        )
+        dataset = step(dataset)
+    # T5's tasks call their text `targets` by then.
+    fields = [f for f in (text_field, "targets") if f in dataset.element_spec]
+    if not fields:
+        raise ValueError(
+            f"seqio task {task.name!r} has no field {text_field!r}, only "
+            f"{sorted(dataset.element_spec)} (TEXT_FIELD)."
+        )
+    source = f"{task.name}/{split}"
+    for record, example in enumerate(dataset.as_numpy_iterator(), 1):
+        try:
+            text = example[fields[0]].decode()
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{source}: example {record}: not UTF-8 ({error.reason})."
+            ) from None
+        if text.strip():
+            yield Document(text, source, record)
