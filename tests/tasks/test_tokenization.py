@@ -169,7 +169,6 @@ def test_progress_can_be_silent(files, tokenizer, tmp_path, capfd):
 
 
 @pytest.mark.tf
-@pytest.mark.filterwarnings("default")
 def test_registered_task_is_read_up_to_its_tokenize_step(tokenizer, texts, tmp_path):
     import seqio
     import tensorflow as tf

@@ -2,7 +2,7 @@
 
     names = register_pretraining_tasks(tokenizer, mixture)    c4_v301_ul2, ul2_embedded
     register_text_task("ours_ul2", TextSource(files="ours/*.jsonl"), tokenizer, mixture)
-    seqio.get_dataset("ours_ul2", {"inputs": 512, "targets": 512}, "train")
+    seqio.TaskRegistry.get("ours_ul2").get_dataset({"inputs": 512, "targets": 512})
 
 A task needs its tokenizer and its mixture when it is registered. seqio's registry is
 one per process, so a name is registered once; EOS is placed by the denoisers, so no
