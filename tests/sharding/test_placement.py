@@ -26,9 +26,7 @@ def test_placed_batch_keeps_values_and_splits_rows():
 def test_rows_that_do_not_divide_name_the_multiple_and_the_knob():
     mesh = make_mesh("data=2,fsdp=2", jax.devices()[:4])
     check_rows(16, mesh, microbatches=4)
-    with pytest.raises(
-        ValueError, match=r"batch of 6 rows .* multiple of 4: set BATCH_SIZE"
-    ):
+    with pytest.raises(ValueError, match=r"of 6 rows .* multiple of 4: set BATCH_SIZE"):
         place(make_batch(6), mesh)
     with pytest.raises(ValueError, match=r"in 4 microbatches; use a multiple of 16"):
         check_rows(8, mesh, microbatches=4)

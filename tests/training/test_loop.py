@@ -20,7 +20,7 @@ from ul2.training.checkpoints import load_model, read_contract
 from ul2.training.loop import TrainSettings
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """The machine went away."""
 
 
@@ -29,7 +29,7 @@ def stop_before(index):
 
     def on_next(now):
         if now == index:
-            raise Stopped
+            raise StoppedError
 
     return ToyBatches(on_next=on_next)
 
@@ -65,7 +65,7 @@ def test_resumed_run_is_bitwise_the_uninterrupted_one(tmp_path, one_device, stop
     """Stops right after the save of step 3, and two unsaved steps later."""
     changes = {"mesh": one_device, "make_model": DroppingModel}
     run_train(tmp_path / "whole", **changes)
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         run_train(tmp_path / "parts", batches=stop_before(stop), **changes)
     run_train(tmp_path / "parts", **changes)
     for name in ("metrics.jsonl", "eval.jsonl"):
@@ -77,7 +77,7 @@ def test_resumed_run_is_bitwise_the_uninterrupted_one(tmp_path, one_device, stop
 
 def test_resume_onto_another_mesh_goes_on_as_before(tmp_path, one_device):
     run_train(tmp_path / "whole", mesh=one_device)
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         mesh = make_mesh("fsdp=4,tensor=2", jax.devices()[:8])
         run_train(tmp_path / "parts", mesh=mesh, batches=stop_before(3))
     run_train(tmp_path / "parts", mesh=one_device)

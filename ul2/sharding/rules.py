@@ -9,13 +9,15 @@ model runs on every mesh.
     kernel [embed, mlp] = [510, 1024]   on fsdp=4, tensor=2   -> P(None, 'tensor')
 """
 
+import contextlib
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import jax
 from absl import logging
+from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ul2 import axes
@@ -106,6 +108,16 @@ def named_shardings(
         abstract,
         names,
     )
+
+
+@contextlib.contextmanager
+def logical_axes(mesh: Mesh, rules: Rules = DEFAULT_RULES) -> Iterator[None]:
+    """Lets models say by logical names how their activations are split.
+
+    Enter it around the call of a compiled function, so that it is traced inside.
+    """
+    with jax.set_mesh(mesh), nnx.logical_axis_rules(tuple(rules.items())):
+        yield
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -200,7 +200,7 @@ def train(
         contextlib.closing(checkpoints),
         contextlib.closing(evaluation),
         contextlib.closing(metrics),
-        Preemption() as preemption,
+        Preemption(run.mesh) as preemption,
     ):
         step = first_step
         while step < settings.total_steps and not preemption.requested():

@@ -23,12 +23,11 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 class Preemption:
     """Listens for signals while it is entered."""
 
-    def __init__(self) -> None:
+    def __init__(self, mesh: Mesh) -> None:
         self._requested = False
         self._previous: dict[signal.Signals, object] = {}
         self._votes: jax.Array | None = None
-        devices = np.asarray(jax.devices())
-        self._sharding = NamedSharding(Mesh(devices, "host"), PartitionSpec("host"))
+        self._sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
 
     def __enter__(self) -> "Preemption":
         for number in SIGNALS:
@@ -58,7 +57,8 @@ class Preemption:
         if jax.process_count() == 1:
             return self._requested
         agreed = self._votes is not None and int(self._votes) > 0
-        flags = np.full(jax.local_device_count(), self._requested, np.int32)
+        devices = len(self._sharding.addressable_devices)
+        flags = np.full(devices, self._requested, np.int32)
         self._votes = _sum(
             jax.make_array_from_process_local_data(self._sharding, flags)
         )

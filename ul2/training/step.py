@@ -19,7 +19,13 @@ from jaxtyping import Array, Float, Int
 from ul2 import axes
 from ul2.batch import Batch
 from ul2.sharding.placement import batch_sharding
-from ul2.sharding.rules import DEFAULT_RULES, Rules, mesh_axes, replicated
+from ul2.sharding.rules import (
+    DEFAULT_RULES,
+    Rules,
+    logical_axes,
+    mesh_axes,
+    replicated,
+)
 from ul2.training.losses import LossSums, cross_entropy_sums, zero_sums
 from ul2.training.state import ModelDef, Params, TrainState
 
@@ -79,12 +85,13 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + 1, params, opt_state), measured
 
-    return jax.jit(
+    compiled = jax.jit(
         train_step,
         in_shardings=(state_shardings, batch_sharding(mesh, rules)),
         out_shardings=(state_shardings, replicated(mesh)),
         donate_argnums=0,
     )
+    return _on_mesh(compiled, mesh, rules)
 
 
 class StepSettings(NamedTuple):
@@ -191,11 +198,22 @@ def make_eval_step(
         counts = counts.at[rows, batch.targets].add(1, mode="drop")
         return EvalSums(sums.loss, sums.correct, sums.tokens, counts)
 
-    return jax.jit(
+    compiled = jax.jit(
         eval_step,
         in_shardings=(param_shardings, batch_sharding(mesh, rules)),
         out_shardings=replicated(mesh),
     )
+    return _on_mesh(compiled, mesh, rules)
+
+
+def _on_mesh(step: Callable[..., Any], mesh: Mesh, rules: Rules) -> Callable[..., Any]:
+    """Returns `step`, traced where the logical names of activations mean something."""
+
+    def on_mesh(*args: Any) -> Any:
+        with logical_axes(mesh, rules):
+            return step(*args)
+
+    return on_mesh
 
 
 def _forward(

@@ -1,0 +1,165 @@
+"""Five steps of T5X's own trainer, repeated by ours.
+
+`goldens/adafactor_t5x.npz` was written by T5X (commit cc342d4): the parameters before
+the first step and five batches, and for three settings of its Adafactor the loss
+before each update and every 37th element of each parameter after the last. T5X ran
+its unscanned model; ours is scanned, so layers must train as separate matrices.
+"""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tolerances import T5X_LOSS_RTOL, T5X_PARAMS_ATOL
+
+from ul2.batch import Batch, Packed
+from ul2.models.config import ModelConfig
+from ul2.models.encoder_decoder import EncoderDecoder
+from ul2.sharding.mesh import make_mesh
+from ul2.training.optimizers import adafactor
+from ul2.training.schedules import constant
+from ul2.training.state import abstract_state, define_model, init_state
+from ul2.training.step import StepSettings, make_train_step
+
+GOLDEN = Path(__file__).parents[1] / "goldens" / "adafactor_t5x.npz"
+CONFIG = ModelConfig(
+    vocab_size=512,
+    embed_dim=32,
+    num_heads=4,
+    head_dim=8,
+    mlp_dim=64,
+    num_encoder_layers=2,
+    num_decoder_layers=2,
+    activation="silu",
+    gated=True,
+    positions="relative",
+    tied_embeddings=False,
+    dropout_rate=0.0,
+    dtype="float32",
+    remat="none",
+)
+VARIANTS = {
+    "default": {"unscaled_params": ()},
+    "factored": {"unscaled_params": (), "min_dim_size_to_factor": 16},
+    "ul2": {},
+}
+SHARED_NAMES = {
+    "embedder.embedding": "token_embedder/embedding",
+    "embedder.logits_kernel": "decoder/logits_dense/kernel",
+    "encoder.final_norm.scale": "encoder/encoder_norm/scale",
+    "decoder.final_norm.scale": "decoder/decoder_norm/scale",
+    "encoder.relative_bias.rel_embedding": "encoder/relpos_bias/rel_embedding",
+    "decoder.relative_bias.rel_embedding": "decoder/relpos_bias/rel_embedding",
+}
+BLOCK_NAMES = {
+    "cross_attention": "encoder_decoder_attention",
+    "mlp": "mlp",
+    "pre_cross_attention_norm": "pre_cross_attention_layer_norm",
+    "pre_mlp_norm": "pre_mlp_layer_norm",
+}
+
+
+def make_model(*, rngs):
+    return EncoderDecoder(CONFIG, rngs=rngs)
+
+
+def t5x_names(path):
+    """Returns T5X's name of a parameter, or one name per layer of a stack."""
+    dotted = ".".join(str(key.key) for key in path)
+    if dotted in SHARED_NAMES:
+        return SHARED_NAMES[dotted]
+    stack, _, block, leaf = dotted.split(".")
+    own = "" if stack == "encoder" else "self_"
+    block = {
+        "attention": f"{own}attention",
+        "pre_attention_norm": f"pre_{own}attention_layer_norm",
+        **BLOCK_NAMES,
+    }[block]
+    leaf = leaf if leaf == "scale" else f"{leaf}/kernel"
+    return [f"{stack}/layers_{layer}/{block}/{leaf}" for layer in range(2)]
+
+
+def read_batch(golden, index):
+    def packed(tokens, valid):
+        # Each row is one example, so its columns are its positions.
+        places = np.arange(tokens.shape[1], dtype=np.int32)
+        columns = np.where(valid, places.reshape(1, -1), -1)[:, None]
+        positions = np.where(valid, places.reshape(1, -1), 0)
+        return Packed(tokens, valid.astype(np.int32), positions, columns)
+
+    fields = {
+        name: golden[f"batch{index}/{name}"].astype(np.int32)
+        for name in (
+            "encoder_input_tokens",
+            "decoder_input_tokens",
+            "decoder_target_tokens",
+        )
+    }
+    inputs, decoder_inputs, targets = fields.values()
+    valid = targets > 0
+    return Batch(
+        encoder=packed(inputs, inputs > 0),
+        decoder=packed(decoder_inputs, valid),
+        targets=targets,
+        loss_weights=golden[f"batch{index}/decoder_loss_weights"].astype(np.float32),
+        denoiser_ids=np.where(valid, 0, -1).astype(np.int32),
+        prefix_lengths=np.zeros((len(targets), 1), np.int32),
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_adafactor_repeats_the_trajectory_of_t5x(variant):
+    golden = np.load(GOLDEN)
+    mesh = make_mesh("auto", jax.devices()[:1])
+    model = define_model(make_model)
+    optimizer = adafactor(constant(0.01), model.param_axes, **VARIANTS[variant])
+    _, shardings = abstract_state(make_model, optimizer, mesh)
+    step = make_train_step(
+        model,
+        optimizer,
+        constant(0.01),
+        mesh,
+        state_shardings=shardings,
+        settings=StepSettings(
+            seed=0,
+            num_denoisers=1,
+            microbatches=1,
+            loss_normalizer="sum",
+            z_loss=1e-4,
+            loss_chunk=5,
+        ),
+    )
+
+    def read_param(path, leaf):
+        names = t5x_names(path)
+        if isinstance(names, str):
+            return jnp.asarray(golden[f"initial/{names}"])
+        return jnp.stack([golden[f"initial/{name}"] for name in names])
+
+    params = jax.tree.map_with_path(read_param, model.abstract_params)
+    state = init_state(make_model, optimizer, mesh, seed=0)._replace(params=params)
+    losses = []
+    for index in (0, 1, 2, 3, 4, 0):
+        if index == 0 and losses:
+            final = jax.device_get(state.params)
+        state, sums = step(state, read_batch(golden, index))
+        losses.append(float(sums.loss[0] + sums.z_loss))
+
+    expected = [*golden[f"{variant}/loss"], golden[f"{variant}/loss_after_on_batch0"]]
+    np.testing.assert_allclose(losses, expected, rtol=T5X_LOSS_RTOL)
+    for path, leaf in jax.tree.leaves_with_path(final):
+        names = t5x_names(path)
+        pairs = (
+            [(names, leaf)] if isinstance(names, str) else zip(names, leaf, strict=True)
+        )
+        for name, array in pairs:
+            np.testing.assert_allclose(
+                array.ravel()[::37],
+                golden[f"{variant}/final/{name}"],
+                rtol=0,
+                atol=T5X_PARAMS_ATOL,
+                err_msg=name,
+            )

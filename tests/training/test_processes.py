@@ -1,0 +1,87 @@
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tolerances import REORDERED_SUM_RTOL
+from training_toys import make_batch, run_train
+
+HERE = Path(__file__).parent
+
+
+def start(*arguments, **variables):
+    path = os.pathsep.join([str(HERE), str(HERE.parent)])
+    environment = {**os.environ, "PYTHONPATH": path, **variables}
+    return subprocess.Popen(
+        [sys.executable, *map(str, arguments)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def free_port():
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(tmp_path, one_device):
+    port = free_port()
+    workers = [
+        start(
+            HERE / "two_processes.py", port, index, tmp_path,
+            XLA_FLAGS="", JAX_PLATFORMS="cpu",
+        )
+        for index in range(2)
+    ]  # fmt: skip
+    outputs = [worker.communicate(timeout=300)[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], "\n".join(outputs)
+
+    alone = run_train(
+        tmp_path / "alone",
+        mesh=one_device,
+        eval_batches=lambda: [make_batch(seed=1000)],
+    )
+    reports = [json.loads((tmp_path / f"report{i}.json").read_text()) for i in (0, 1)]
+    for index, report in enumerate(reports):
+        assert report["shard"] == [index, 2]
+        assert report["resumed"] == 6
+        for name in ("loss", "accuracy", "grad_norm", "target_tokens"):
+            np.testing.assert_allclose(
+                report["whole"][name], alone.metrics[name], rtol=REORDERED_SUM_RTOL
+            )
+        for name in ("loss", "tokens", "unigram_entropy"):
+            np.testing.assert_allclose(
+                report["evaluation"][name],
+                alone.evaluation[name],
+                rtol=REORDERED_SUM_RTOL,
+            )
+    # Only one process got the signal; both stopped after the same step.
+    assert reports[0]["stopped"] == reports[1]["stopped"]
+    step, preempted = reports[0]["stopped"]
+    assert preempted and step < 6
+    assert (tmp_path / "stopped" / "checkpoints" / str(step)).is_dir()
+
+
+def test_training_imports_no_tensorflow_gin_or_seqio(tmp_path):
+    """Trains, too: TensorBoard's own writer would load TensorFlow when first used."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\n"
+        "from pathlib import Path\n"
+        "import ul2.training.loop, ul2.training.writers as writers\n"
+        f"board = writers.TensorBoard(Path({str(tmp_path)!r}), 'train', 0)\n"
+        "board.write({'step': 1, 'loss': 1.0})\n"
+        "heavy = {'tensorflow', 'seqio', 'gin', 'clu'} & set(sys.modules)\n"
+        "sys.exit(str(heavy) if heavy else 0)\n"
+    )
+    worker = start(script)
+    output, _ = worker.communicate(timeout=100)
+    assert worker.returncode == 0, output

@@ -1,0 +1,62 @@
+"""One of two processes that train together; run by test_processes.py.
+
+python two_processes.py PORT INDEX DIRECTORY
+"""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import jax
+
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+port, index, directory = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+jax.distributed.initialize(f"127.0.0.1:{port}", 2, index)
+
+from training_toys import ToyBatches, make_batch, run_train  # noqa: E402
+
+from ul2.sharding.mesh import make_mesh  # noqa: E402
+from ul2.sharding.placement import host_shard  # noqa: E402
+
+
+class HalfBatches(ToyBatches):
+    """Reads only the rows that this process's device needs."""
+
+    def __next__(self):
+        batch = super().__next__()
+        part, parts = host_shard(mesh)
+        size = len(batch.targets) // parts
+        rows = slice(part * size, (part + 1) * size)
+        return jax.tree.map(lambda array: array[rows], batch)
+
+
+def interrupt_this_process_alone(batch_index):
+    if index == 1 and batch_index == 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def eval_batches():
+    rows = slice(4 * index, 4 * index + 4)
+    return [jax.tree.map(lambda array: array[rows], make_batch(seed=1000))]
+
+
+mesh = make_mesh("fsdp=2")
+changes = {"mesh": mesh, "eval_batches": eval_batches}
+whole = run_train(directory / "whole", batches=HalfBatches(), **changes)
+resumed = run_train(directory / "whole", batches=HalfBatches(), **changes)
+stopped = run_train(
+    directory / "stopped",
+    batches=HalfBatches(on_next=interrupt_this_process_alone),
+    **changes,
+)
+report = {
+    "shard": host_shard(mesh),
+    "whole": whole.metrics,
+    "evaluation": whole.evaluation,
+    "resumed": resumed.step,
+    "stopped": [stopped.step, stopped.preempted],
+}
+(directory / f"report{index}.json").write_text(json.dumps(report))
+jax.distributed.shutdown()
