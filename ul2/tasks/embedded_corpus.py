@@ -7,6 +7,7 @@ on the Python version alone.
 """
 
 import ast
+import functools
 import inspect
 import sysconfig
 import warnings
@@ -32,13 +33,24 @@ class Passage(NamedTuple):
     line: int
 
 
-def read_embedded_corpus() -> Iterator[Passage]:
-    """Yields the documents in the order of their files and lines.
+def read_embedded_corpus() -> tuple[Passage, ...]:
+    """Returns the documents in the order of their files and lines.
 
     Raises:
         ValueError: this Python ships without its source files.
     """
-    root = Path(sysconfig.get_path("stdlib"))
+    return _read(Path(sysconfig.get_path("stdlib")))
+
+
+# Two seconds of parsing, for every epoch and every split that asks.
+@functools.cache
+def _read(root: Path) -> tuple[Passage, ...]:
+    """Reads the corpus from the source tree at `root`."""
+    return tuple(_passages(root))
+
+
+def _passages(root: Path) -> Iterator[Passage]:
+    """Yields the documents of the source tree at `root`."""
     files = sorted(
         file.relative_to(root).as_posix()
         for file in root.rglob("*.py")

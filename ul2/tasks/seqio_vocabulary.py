@@ -1,16 +1,21 @@
 """`TokenizerVocabulary`: our `Tokenizer` as a seqio vocabulary, with the same ids.
 
-`seqio.SentencePieceVocabulary` agrees with it on text, but encodes the characters
-`<extra_id_0>` to the sentinel where a model has it as a user-defined symbol, and puts
-every added sentinel in reverse order, which is T5's for one hundred of them only.
+`seqio.SentencePieceVocabulary` encodes the characters `<extra_id_0>` to the sentinel
+where a model has it as a user-defined symbol, puts every added sentinel in reverse
+order, which is T5's for one hundred of them only, and disagrees with itself:
+TensorFlow Text has a SentencePiece of its own that settles ties between equally likely
+pieces another way (`666` as `6 66` or `66 6`: 45 of 1,257 documents of Python's own
+documentation). So inside TensorFlow, too, the ids come from the `Tokenizer`.
 """
 
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import seqio
 import tensorflow as tf
-import tensorflow_text as tf_text
+from jaxtyping import Int32, Int64
 
 from ul2.tasks.tokenizer import Tokenizer
 
@@ -25,11 +30,6 @@ class TokenizerVocabulary(seqio.Vocabulary):  # type: ignore[misc]
         """Wraps `tokenizer`."""
         super().__init__(extra_ids=0)
         self.tokenizer = tokenizer
-        self._tf_tokenizers: dict[str, Any] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        # TensorFlow's tokenizers cannot be pickled; they are made anew when needed.
-        return {**self.__dict__, "_tf_tokenizers": {}}
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -71,28 +71,32 @@ class TokenizerVocabulary(seqio.Vocabulary):  # type: ignore[misc]
         return self.tokenizer.decode(ids)
 
     def _encode_tf(self, s: Any) -> Any:
-        """Encodes one string, or each of a vector of strings."""
-        model = self._tf_tokenizer("encoding_model")
-        byte_ids = self.tokenizer.byte_ids_of_space
-        if not byte_ids:
-            return model.tokenize(s)
-        if s.shape.rank:
-            ragged = tf.RaggedTensorSpec([None], tf.int32)
-            return tf.map_fn(self._encode_tf, s, fn_output_signature=ragged)
-        # As `Tokenizer.encode` does: the parts between, joined by the bytes.
-        parts = model.tokenize(tf.strings.split(s, sep="▁"))
-        joints = tf.tile(tf.constant([byte_ids], tf.int32), [parts.nrows(), 1])
-        return tf.concat([parts, joints], axis=1).flat_values[: -len(byte_ids)]
+        """Encodes one string, or each of a vector of strings to a ragged tensor."""
+        dtypes = (tf.int32, tf.int64)
+        ids, lengths = tf.numpy_function(self._encode_bytes, [s], dtypes)
+        ids.set_shape([None])
+        if not s.shape.rank:
+            return ids
+        lengths.set_shape([None])
+        return tf.RaggedTensor.from_row_lengths(ids, lengths)
+
+    def _encode_bytes(
+        self, data: Any
+    ) -> tuple[Int32[np.ndarray, " T"], Int64[np.ndarray, " S"]]:
+        """Returns the ids of all strings back to back, and how many each has."""
+        texts = [one.decode(errors="replace") for one in np.atleast_1d(data)]
+        rows = self.tokenizer.encode(texts)
+        ids = np.fromiter(itertools.chain.from_iterable(rows), np.int32)
+        return ids, np.fromiter(map(len, rows), np.int64)
 
     def _decode_tf(self, ids: Any) -> Any:
-        return self._tf_tokenizer("decoding_model").detokenize(ids)
+        """Decodes one row of ids, or each row of a matrix."""
+        text = tf.numpy_function(self._decode_rows, [ids], tf.string)
+        text.set_shape(ids.shape[:-1])
+        return text
 
-    def _tf_tokenizer(self, model: str) -> Any:
-        """Returns TensorFlow's tokenizer of one of the two models."""
-        # Its resource belongs to no graph, so that any may use it.
-        with tf.init_scope():
-            if model not in self._tf_tokenizers:
-                self._tf_tokenizers[model] = tf_text.SentencepieceTokenizer(
-                    model=getattr(self.tokenizer, model)
-                )
-        return self._tf_tokenizers[model]
+    def _decode_rows(self, ids: Int32[np.ndarray, "... L"]) -> Any:
+        """Returns the UTF-8 text of every row."""
+        rows = ids.reshape(-1, ids.shape[-1])
+        texts = [self.tokenizer.decode(row).encode() for row in rows]
+        return np.array(texts, object).reshape(ids.shape[:-1])

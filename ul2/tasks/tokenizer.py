@@ -41,10 +41,6 @@ class Tokenizer:
     Attributes:
         path: the model file.
         model: the content of that file.
-        encoding_model: the same model, in which no text encodes to a special id.
-        decoding_model: the same model, in which sentinels and modes decode to text.
-        byte_ids_of_space: ids for the character that SentencePiece writes a space as;
-            empty where a model cannot keep it apart from a space.
         vocab: the vocab contract.
     """
 
@@ -58,9 +54,9 @@ class Tokenizer:
         proto = _parse(path, model)
         self._ids = {piece.piece: i for i, piece in enumerate(proto.pieces)}
         special = self._special_ids()
-        self.encoding_model = _retype(proto, special, _PIECE_TYPES.CONTROL)
-        self._encoder = _load(self.encoding_model)
-        self.byte_ids_of_space = self._find_byte_ids_of_space(proto)
+        # No text encodes to a control symbol.
+        self._encoder = _load(_retype(proto, special, _PIECE_TYPES.CONTROL))
+        self._byte_ids_of_space = self._find_byte_ids_of_space(proto)
         try:
             self.vocab: Vocab = resolve(
                 self._ids.get,
@@ -74,8 +70,7 @@ class Tokenizer:
             raise ValueError(f"{path}: {error}") from None
         # As user-defined symbols they are decoded to their text, whole.
         shown = special - {self.vocab.pad_id, self.vocab.eos_id}
-        self.decoding_model = self._with_extra_sentinels(proto, shown)
-        self._decoder = _load(self.decoding_model)
+        self._decoder = _load(self._with_extra_sentinels(proto, shown))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return open_tokenizer, (self.path, *self._options)
@@ -93,7 +88,7 @@ class Tokenizer:
         """Returns the ids of a text, or of each of several; no EOS is added."""
         if isinstance(text, str):
             return self._encode_one(text)
-        if self.byte_ids_of_space and any(_SPACE in one for one in text):
+        if self._byte_ids_of_space and any(_SPACE in one for one in text):
             return [self._encode_one(one) for one in text]
         ids: list[list[int]] = self._encoder.encode(text, num_threads=1)
         return ids
@@ -135,12 +130,12 @@ class Tokenizer:
 
     def _encode_one(self, text: str) -> list[int]:
         """Encodes a text that may hold SentencePiece's own sign for a space."""
-        if not self.byte_ids_of_space or _SPACE not in text:
+        if not self._byte_ids_of_space or _SPACE not in text:
             ids: list[int] = self._encoder.encode(text)
             return ids
         first, *rest = self._encoder.encode(text.split(_SPACE))
         for part in rest:
-            first += self.byte_ids_of_space
+            first += self._byte_ids_of_space
             first += part
         ids = first
         return ids
