@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from tolerances import REORDERED_SUM_ATOL, REORDERED_SUM_RTOL
-from training_toys import NAMES, DroppingModel, ToyModel, make_batch
+from training_toys import NAMES, VOCAB_SIZE, DroppingModel, ToyModel, make_batch
 
 from ul2.sharding.mesh import make_mesh
 from ul2.sharding.placement import place
@@ -11,7 +11,12 @@ from ul2.sharding.rules import DEFAULT_RULES
 from ul2.training.optimizers import adafactor, adamw
 from ul2.training.schedules import constant
 from ul2.training.state import abstract_state, define_model, init_state
-from ul2.training.step import StepSettings, accumulate, make_train_step
+from ul2.training.step import (
+    StepSettings,
+    accumulate,
+    make_eval_step,
+    make_train_step,
+)
 
 MESHES = [
     "data=8", "fsdp=8", "tensor=8", "data=2,fsdp=4", "data=4,tensor=2",
@@ -60,16 +65,16 @@ class Trainer:
         self.state, sums = self.step(self.state, placed)
         return jax.device_get(sums)
 
-    def gradients(self, batch):
+    def gradients(self, batch, key=None):
         @jax.jit
-        def gradients(params, batch):
-            key = jax.random.key(0)
+        def gradients(params, batch, key):
             return accumulate(
                 self.model, params, batch, key, self.mesh, DEFAULT_RULES, self.settings
             )
 
         placed = place(batch, self.mesh, microbatches=self.settings.microbatches)
-        return jax.device_get(gradients(self.state.params, placed))
+        key = jax.random.key(0) if key is None else key
+        return jax.device_get(gradients(self.state.params, placed, key))
 
 
 @pytest.fixture(scope="module")
@@ -126,31 +131,48 @@ def test_one_batch_is_learned_by_heart(one_device, optimizer):
     assert sums.loss.sum() / sums.tokens.sum() < 0.02
 
 
-def test_dropout_differs_by_step_and_by_microbatch_but_not_by_mesh(one_device):
-    batch = make_batch()
-    fixed = Trainer(one_device, DroppingModel)
-    frozen = jax.tree.map(jnp.copy, fixed.state)
-    first = fixed.update(batch).loss
-    later = Trainer(one_device, DroppingModel)
-    later.state = frozen._replace(step=frozen.step + 1)
-    assert not np.allclose(later.update(batch).loss, first)
+def test_dropout_differs_by_step_but_not_by_mesh(one_device):
+    trainer, batch = Trainer(one_device, DroppingModel), make_batch()
+    before = jax.tree.map(jnp.copy, trainer.state)
+    first = trainer.update(batch).loss
+    trainer.state = before._replace(step=before.step + 1)
+    assert not np.allclose(trainer.update(batch).loss, first)
     close(Trainer(make_mesh("fsdp=8"), DroppingModel).update(batch).loss, first)
-    # Both microbatches hold the same rows, so only the keys can tell them apart.
-    twice = jax.tree.map(lambda rows: np.repeat(rows[:4], 2, axis=0), batch)
+
+
+def test_dropout_differs_by_microbatch(one_device):
+    batch = make_batch()
     half = jax.tree.map(lambda rows: rows[:4], batch)
+    # Both microbatches hold the same rows, so only the keys can tell them apart.
+    twice = jax.tree.map(lambda rows: np.repeat(rows, 2, axis=0), half)
+    key = jax.random.key(0)
+    gradients = Trainer(one_device, DroppingModel).gradients
+    first, second = (
+        gradients(half, jax.random.fold_in(key, index))[1].loss for index in range(2)
+    )
+    assert not np.allclose(first, second)
     cut = Trainer(one_device, DroppingModel, microbatches=2)
-    whole = Trainer(one_device, DroppingModel)
-    whole.state = cut.state
-    key = jax.random.fold_in(jax.random.key(0), 0)
-    losses = [
-        accumulate(
-            cut.model, cut.state.params, half, jax.random.fold_in(key, index),
-            one_device, DEFAULT_RULES, whole.settings,
-        )[1].loss
-        for index in range(2)
-    ]  # fmt: skip
-    assert not np.allclose(losses[0], losses[1])
-    close(cut.update(twice).loss, losses[0] + losses[1])
+    close(cut.gradients(twice, key)[1].loss, first + second)
+
+
+def test_evaluation_counts_exactly_the_targets_it_scores(one_device):
+    trainer, batch = Trainer(one_device), make_batch()
+    batch.loss_weights[0, :3] = 0.0
+    eval_step = make_eval_step(
+        trainer.model,
+        one_device,
+        param_shardings=trainer.shardings.params,
+        num_denoisers=len(NAMES),
+        vocab_size=VOCAB_SIZE,
+        loss_chunk=5,
+    )
+    sums = jax.device_get(eval_step(trainer.state.params, place(batch, one_device)))
+    close(trainer.update(batch).loss, sums.loss)
+    for index in range(len(NAMES)):
+        scored = (batch.denoiser_ids == index) & (batch.loss_weights > 0)
+        counts = np.bincount(batch.targets[scored], minlength=VOCAB_SIZE)
+        np.testing.assert_array_equal(sums.target_counts[index], counts)
+        assert sums.tokens[index] == counts.sum()
 
 
 def test_moments_are_sharded_as_their_parameters():

@@ -35,7 +35,7 @@ PARAMS, TRAIN_STATE, CONTRACT = "params", "train_state", "contract"
 
 
 class Batches(Protocol):
-    """An endless iterator of this host's rows that knows where it is."""
+    """An endless iterator of this host's rows; its position is that of all hosts."""
 
     def __next__(self) -> Batch:
         """Returns the next batch."""

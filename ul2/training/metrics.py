@@ -9,6 +9,7 @@ covers all steps since the last one:
     tokens_per_second    tokens that are not padding, both sides, per second
     padding_fraction     columns that are padding
     data_wait_fraction   share of the time spent waiting for the next batch
+                         (the clock starts once the first step is compiled)
     mfu                  model FLOPs / (time x peak FLOPs of all devices), where known
 
 Model FLOPs are 6 x N x tokens: 2 forward and 4 backward per parameter and token. N
@@ -103,6 +104,9 @@ class Metrics:
         Raises:
             FloatingPointError: the loss or the gradients are no longer finite.
         """
+        if self._pending is None and self._step == 0:
+            # The first step was compiled before it was dispatched: not its speed.
+            self._since, self._data_wait = self._clock(), 0.0
         self._read()
         self._pending = (step, sums)
 
