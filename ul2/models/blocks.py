@@ -7,10 +7,11 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from ul2.axes import LAYERS
+from ul2.axes import BATCH, LAYERS, LENGTH
 from ul2.batch import Packed
 from ul2.models.attention import Attention
 from ul2.models.config import ModelConfig
+from ul2.models.constraints import constrain
 from ul2.models.dropout import DropoutKey, dropout, split_key
 from ul2.models.feed_forward import FeedForward
 from ul2.models.masks import Mask
@@ -196,9 +197,11 @@ class Stack(nnx.Module):
         def run_layer(x: Array, layer: tuple[Any, DropoutKey]) -> tuple[Array, None]:
             layer_parameters, layer_key = layer
             block = nnx.merge(graphdef, layer_parameters)
-            return block(x, side, memory, bias, layer_key), None
+            x = block(x, side, memory, bias, layer_key)
+            return constrain(x, BATCH, LENGTH, None), None
 
         x = dropout(x, self.config.dropout_rate, first_key)
+        x = constrain(x, BATCH, LENGTH, None)
         keys = (
             layers_key
             if layers_key is None

@@ -7,6 +7,7 @@ from jaxtyping import Array, Float, Int
 from ul2.axes import EMBED, VOCAB
 from ul2.models.config import ModelConfig
 from ul2.models.parameters import DENSE_INIT, EMBEDDING_INIT, make_parameter
+from ul2.models.projection import project_to_float32
 
 
 class Embedder(nnx.Module):
@@ -41,11 +42,6 @@ class Embedder(nnx.Module):
         Operands are of the compute dtype and sums are float32, which is what T5X's
         float32 product comes to on a TPU.
         """
-        kernel = (
-            self.embedding[...].T
-            if self.logits_kernel is None
-            else self.logits_kernel[...]
-        )
-        return jnp.matmul(
-            hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32
-        )
+        if self.logits_kernel is None:
+            return project_to_float32(hidden, self.embedding, transposed=True)
+        return project_to_float32(hidden, self.logits_kernel)

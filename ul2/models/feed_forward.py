@@ -10,6 +10,7 @@ from ul2.axes import EMBED, MLP
 from ul2.models.config import ModelConfig
 from ul2.models.dropout import DropoutKey, dropout
 from ul2.models.parameters import DENSE_INIT, make_parameter
+from ul2.models.projection import project
 
 _ACTIVATIONS: Final = {
     "silu": jax.nn.silu,
@@ -36,11 +37,8 @@ class FeedForward(nnx.Module):
         self, x: Float[Array, "B T D"], dropout_key: DropoutKey
     ) -> Float[Array, "B T D"]:
         """Transforms each position by itself."""
-        hidden = _ACTIVATIONS[self.config.activation](
-            x @ self.wi_0[...].astype(x.dtype)
-        )
+        hidden = _ACTIVATIONS[self.config.activation](project(x, self.wi_0))
         if self.wi_1 is not None:
-            hidden = hidden * (x @ self.wi_1[...].astype(x.dtype))
+            hidden = hidden * project(x, self.wi_1)
         hidden = dropout(hidden, self.config.dropout_rate, dropout_key)
-        out: Array = hidden @ self.wo[...].astype(x.dtype)
-        return out
+        return project(hidden, self.wo)
