@@ -15,6 +15,7 @@ Legend of the shapes: B rows, N examples per row, T columns of a row, L the long
 example. Padding is id 0 with segment 0. All arrays are int32 but `loss_weights`.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,6 +45,26 @@ class Batch(NamedTuple):
     loss_weights: Array  # [B, T] float32, 0 on padding and on a decoder-only prefix
     denoiser_ids: Array  # [B, T], which denoiser of the mixture; -1 on padding
     prefix_lengths: Array  # [B, N], leading decoder positions that see each other
+
+
+def one_per_row(
+    rows: Sequence[Sequence[int]], length: int | None = None, *, pad_id: int = 0
+) -> Packed:
+    """Returns rows of one example each, padded to `length` or to the longest.
+
+    rows (11 12), (21)   ->   tokens [11 12] [21 0], columns [[0 1]] [[0 -1]]
+    """
+    lengths = np.array([len(row) for row in rows])[:, None]
+    places = np.arange(length or int(lengths.max()), dtype=np.int32)
+    present = places < lengths
+    tokens = np.full(present.shape, pad_id, np.int32)
+    tokens[present] = np.concatenate([np.asarray(row, np.int32) for row in rows])
+    return Packed(
+        tokens=tokens,
+        segment_ids=present.astype(np.int32),
+        positions=np.where(present, places, 0).astype(np.int32),
+        columns=np.where(present, places, -1).astype(np.int32)[:, None],
+    )
 
 
 def padding_fraction(batch: Batch) -> float:

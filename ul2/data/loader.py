@@ -19,12 +19,21 @@ _FOR_EVER: Final = 2**48
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """This host's rows of every batch, by number."""
+    """This host's rows of every batch, by number.
+
+    Attributes:
+        stream: the examples.
+        packing: their rows.
+        host_index: which part of the rows this host reads.
+        host_count: number of parts.
+        text: fingerprint of the text; a saved position is refused in another one.
+    """
 
     stream: Stream
     packing: Packing
     host_index: int = 0
     host_count: int = 1
+    text: str = ""
 
     def __post_init__(self) -> None:
         if self.packing.rows % self.host_count:
@@ -98,4 +107,5 @@ class Loader:
             "denoisers": list(stream.mixture.names),
             "rates": list(stream.mixture.counts),
             "tokens": stream.split.num_tokens,
+            "text": self._source.text,
         }

@@ -185,6 +185,11 @@ class TokenStore:
             raise ValueError(f"split={name!r} is not one of {list(self.splits)}.")
         return self.splits[name]
 
+    def fingerprint(self, split: str) -> str:
+        """Returns a hash of a split's tokens, from the checksums of its shards."""
+        shards = json.dumps(self.manifest["splits"][self.split(split).name])
+        return hashlib.sha256(shards.encode()).hexdigest()
+
     def require_tokenizer(self, sha256: str) -> None:
         """Refuses tokens that another tokenizer made.
 

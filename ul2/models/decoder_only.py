@@ -1,5 +1,7 @@
 """The decoder-only model: causal or prefix language model, by the batch it is given."""
 
+from typing import Final
+
 import jax
 from flax import nnx
 from jaxtyping import Array, Float, Key
@@ -18,6 +20,8 @@ class DecoderOnly(nnx.Module):
     causal language model. The relative bias counts backwards only: keys after the
     query, which a prefix has, share the bucket of distance 0 (T5X's rule).
     """
+
+    architecture: Final = "decoder_only"
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         if config.num_encoder_layers:

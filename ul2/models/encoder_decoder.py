@@ -1,5 +1,7 @@
 """The encoder-decoder: T5's architecture, which UL2 20B has."""
 
+from typing import Final
+
 import jax
 from flax import nnx
 from jaxtyping import Array, Float, Key
@@ -20,6 +22,8 @@ from ul2.models.masks import Causal, Keys
 
 class EncoderDecoder(nnx.Module):
     """Reads inputs in both directions, writes targets from left to right."""
+
+    architecture: Final = "encoder_decoder"
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         if config.num_encoder_layers < 1:

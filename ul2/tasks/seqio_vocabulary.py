@@ -20,7 +20,7 @@ from jaxtyping import Int32, Int64
 from ul2.tasks.tokenizer import Tokenizer
 
 
-class TokenizerVocabulary(seqio.Vocabulary):  # type: ignore[misc]
+class TokenizerVocabulary(seqio.Vocabulary):
     """The vocabulary of a task's features.
 
     All ids, sentinels included, count as the vocabulary's own: `extra_ids` is 0.

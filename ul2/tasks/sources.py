@@ -346,7 +346,7 @@ def _text_of(
         return BrokenTextError(f"{place}: not a JSON object but {_show(record)}")
     if field not in record:
         return BrokenTextError(
-            f"{place}: no field {field!r}, only {list(record)[:9]} (TEXT_FIELD)"
+            f"{place}: no field {field!r}, only {list(record)[:9]} (--text_field)"
         )
     text = record[field]
     if not isinstance(text, str):
@@ -368,7 +368,7 @@ def _read_parquet(file: str, column: str) -> _Read:
             names = table.schema_arrow.names
             if column not in names:
                 yield BrokenTextError(
-                    f"{file}: no column {column!r}, only {names[:9]} (TEXT_FIELD)"
+                    f"{file}: no column {column!r}, only {names[:9]} (--text_field)"
                 )
                 return
             for batch in table.iter_batches(1024, columns=[column]):

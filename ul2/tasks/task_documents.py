@@ -79,7 +79,7 @@ def _read_split(
     if not fields:
         raise ValueError(
             f"seqio task {task.name!r} has no field {text_field!r}, only "
-            f"{sorted(dataset.element_spec)} (TEXT_FIELD)."
+            f"{sorted(dataset.element_spec)} (--text_field)."
         )
     source = f"{task.name}/{split}"
     for record, example in enumerate(dataset.as_numpy_iterator(), 1):

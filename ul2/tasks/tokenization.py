@@ -138,7 +138,7 @@ def tokenize_corpus(
     )
     text_bytes = unknown = 0
     with writer, _start_progress(source, progress) as bar:
-        chunks = _chunks(bar.watch(_read(source, skip)))
+        chunks = _chunks(bar.watch(read_source(source, skip)))
         with _encoder(tokenizer, num_workers or _count_cores()) as encode:
             for chunk, encoded in encode(chunks):
                 writer.add(chunk.split, encoded.tokens, encoded.lengths, chunk.origins)
@@ -177,8 +177,9 @@ def _start_progress(source: TextSource | TaskSource, show: bool) -> Progress:
     return Progress(sizes, show=show)
 
 
-def _read(
-    source: TextSource | TaskSource, on_skip: Callable[[str], None]
+def read_source(
+    source: TextSource | TaskSource,
+    on_skip: Callable[[str], None] = lambda reason: None,
 ) -> Iterator[tuple[str, Document]]:
     """Yields every document with its split."""
     if isinstance(source, TextSource):

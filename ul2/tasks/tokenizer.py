@@ -194,7 +194,7 @@ def open_tokenizer(
         model = path.read_bytes()
     except OSError as error:
         raise ValueError(
-            f"cannot read the tokenizer {path}: {error.strerror}; set VOCAB to a "
+            f"cannot read the tokenizer {path}: {error.strerror}; give --vocab a "
             "SentencePiece model file."
         ) from None
     return Tokenizer(

@@ -1,0 +1,372 @@
+"""`ul2 COMMAND`: flags to calls of `launch`, and errors to exit codes.
+
+Nothing heavy is imported before the flags are parsed, so `--help` answers at once.
+Exit codes: 0 done, 2 the input is wrong (one line says how), 1 anything else.
+"""
+
+import argparse
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+_PACKAGE: Final = Path(__file__).resolve().parent
+_GIN_FLAG: Final = "--gin."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Returns:
+        The exit code.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    gin_flags, rest = _take_gin_flags(arguments)
+    options = _parser().parse_args(rest)
+    run: Callable[[argparse.Namespace], dict[str, Any]] = options.run
+    options.bindings = gin_flags
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        report = run(options)
+    except KeyboardInterrupt:
+        _say("stopped.")
+        return 1
+    except ValueError as error:
+        if not _is_ours(error):
+            raise
+        _say(f"error: {error}")
+        return 2
+    if options.json:
+        sys.stdout.write(json.dumps(report) + "\n")
+    return 2 if report.get("errors") else 0
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(line + "\n")
+
+
+def _is_ours(error: ValueError) -> bool:
+    """Returns whether this package raised the error, to tell a person something.
+
+    A ValueError out of a library is a bug of ours, and keeps its traceback.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    return Path(frames[-1].filename).resolve().is_relative_to(_PACKAGE)
+
+
+def _take_gin_flags(
+    arguments: Sequence[str],
+) -> tuple[list[tuple[str, str]], list[str]]:
+    """Takes `--gin.NAME=VALUE` out: argparse knows no open set of flags.
+
+    --gin.MESH=data=2,fsdp=4 --json   ->   [(MESH, data=2,fsdp=4)], [--json]
+    """
+    taken, rest = [], []
+    for argument in arguments:
+        name, equals, value = argument.removeprefix(_GIN_FLAG).partition("=")
+        if not argument.startswith(_GIN_FLAG):
+            rest.append(argument)
+        elif not equals or not name:
+            _say(f"error: {argument}: write --gin.NAME=VALUE.")
+            raise SystemExit(2)
+        else:
+            taken.append((name, value))
+    return taken, rest
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ul2",
+        description="Mixture-of-Denoisers pre-training (UL2) in JAX.",
+        epilog="--gin.NAME=VALUE sets a macro of the gin files; no quoting is needed.",
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_tokenize(commands)
+    _add_train(commands)
+    _add_check(commands)
+    _add_inspect(commands)
+    _add_infer(commands)
+    return parser
+
+
+def _add(
+    commands: Any, name: str, run: Callable[..., dict[str, Any]], text: str
+) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=text,
+        description=text,
+        allow_abbrev=False,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    command.set_defaults(run=run)
+    command.add_argument(
+        "--json", action="store_true", help="print one JSON object as the last line"
+    )
+    return command
+
+
+def _add_gin_files(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--gin_file",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a gin file; several compose, and later ones override",
+    )
+
+
+def _add_tokenize(commands: Any) -> None:
+    command = _add(commands, "tokenize", _tokenize, "Make a token store from text.")
+    source = command.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--text",
+        metavar="FILES",
+        help="patterns of .txt, .jsonl (.gz, .zst) and .parquet files, separated by "
+        "commas; or `embedded`, the documentation inside Python",
+    )
+    source.add_argument("--task", metavar="NAME", help="a registered seqio task")
+    command.add_argument("--out", required=True, metavar="STORE")
+    vocab = command.add_mutually_exclusive_group(required=True)
+    vocab.add_argument("--vocab", metavar="FILE", help="a SentencePiece model")
+    vocab.add_argument(
+        "--train_vocab", type=int, metavar="SIZE", help="train one of this many ids"
+    )
+    command.add_argument(
+        "--num_sentinels",
+        type=int,
+        metavar="N",
+        help="sentinels to train, or to add to a --vocab without any; by default as "
+        "many as the objective needs (--gin_file, --gin.INPUTS_LENGTH), or UL2 at "
+        "1024/1024",
+    )
+    command.add_argument(
+        "--import_module",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="Python module that registers the --task",
+    )
+    command.add_argument("--text_unit", default="paragraph", help="document of a .txt")
+    command.add_argument("--text_field", default="text", help="field with the text")
+    command.add_argument("--held_out", type=float, default=0.02, help="share held out")
+    command.add_argument("--on_error", default="refuse", help="or skip broken records")
+    command.add_argument(
+        "--num_workers", type=int, help="processes; one per core if unset"
+    )
+    command.add_argument("--overwrite", action="store_true", help="replace the store")
+    _add_gin_files(command)
+
+
+def _add_train(commands: Any) -> None:
+    command = _add(commands, "train", _train, "Train, or go on with a run.")
+    _add_gin_files(command)
+
+
+def _add_check(commands: Any) -> None:
+    text = "Say what a config will really do, and everything wrong with it."
+    _add_gin_files(_add(commands, "check", _check, text))
+
+
+def _add_inspect(commands: Any) -> None:
+    command = _add(commands, "inspect", _inspect, "Show the examples of any step.")
+    command.add_argument(
+        "--step",
+        type=int,
+        default=0,
+        help="the examples that a state of this step is updated on",
+    )
+    command.add_argument("--examples", type=int, metavar="N", help="show at most N")
+    command.add_argument("--split", default="train", help="or held_out")
+    command.add_argument(
+        "--masks", action="store_true", help="draw the attention masks of one row"
+    )
+    _add_gin_files(command)
+
+
+def _add_infer(commands: Any) -> None:
+    text = "Fill blanks and go on with texts, greedily."
+    command = _add(commands, "infer", _infer, text)
+    command.add_argument("--checkpoint", required=True, metavar="DIR")
+    source = command.add_mutually_exclusive_group(required=True)
+    source.add_argument("--input", metavar="FILE", help='rows of {"inputs", "mode"}')
+    source.add_argument("--text", help="one text; ___ is a blank to fill")
+    command.add_argument(
+        "--output", metavar="FILE", help="JSON lines; required by --input"
+    )
+    command.add_argument("--mode", default="none", help="R, S, X or none")
+    command.add_argument("--max_tokens", type=int, default=64, help="longest output")
+
+
+def _console() -> Any:
+    """Returns where a person reads; standard output is for results."""
+    from rich.console import Console
+
+    return Console(file=sys.stdout if sys.stdout.isatty() else None, soft_wrap=True)
+
+
+def _tokenize(options: argparse.Namespace) -> dict[str, Any]:
+    import dataclasses
+    import importlib
+    import tempfile
+
+    from ul2.tasks import tokenization
+    from ul2.tasks.sources import TextSource
+    from ul2.tasks.tokenizer import open_tokenizer, train_tokenizer
+
+    for module in options.import_module:
+        importlib.import_module(module)
+    source: TextSource | tokenization.TaskSource
+    if options.task:
+        source = tokenization.TaskSource(
+            name=options.task,
+            text_field=options.text_field,
+            held_out_share=options.held_out,
+        )
+    else:
+        source = TextSource(
+            files=options.text,
+            text_unit=options.text_unit,
+            text_field=options.text_field,
+            on_error=options.on_error,
+            held_out_share=options.held_out,
+        )
+    with tempfile.TemporaryDirectory() as scratch:
+        if options.vocab:
+            tokenizer = _open_vocab(options)
+        else:
+            documents = tokenization.read_source(source)
+            texts = (document.text for split, document in documents if split == "train")
+            tokenizer = open_tokenizer(
+                train_tokenizer(
+                    texts,
+                    options.train_vocab,
+                    _num_sentinels(options),
+                    Path(scratch) / "tokenizer.model",
+                )
+            )
+        summary = tokenization.tokenize_corpus(
+            source,
+            options.out,
+            tokenizer,
+            num_workers=options.num_workers,
+            overwrite=options.overwrite,
+        )
+    report = dataclasses.asdict(summary)
+    _say(
+        f"{summary.path}: {summary.documents['train']} documents, "
+        f"{summary.tokens['train']} tokens to train on, "
+        f"{summary.tokens['held_out']} held out, {tokenizer.vocab.size} ids; "
+        f"{summary.skipped} broken records left out."
+    )
+    for reason in summary.skipped_reasons:
+        _say(f"left out: {reason}")
+    return report
+
+
+def _num_sentinels(options: argparse.Namespace) -> int:
+    """Returns how many sentinels to make: as told, or what the objective needs."""
+    from ul2 import launch
+
+    if options.num_sentinels is not None:
+        return int(options.num_sentinels)
+    return launch.sentinels_needed(options.gin_file, options.bindings)
+
+
+def _open_vocab(options: argparse.Namespace) -> Any:
+    """Opens a foreign vocabulary; one without sentinels is given some."""
+    from ul2.tasks.tokenizer import open_tokenizer
+
+    plain = open_tokenizer(options.vocab)
+    if plain.vocab.sentinel_ids:
+        return open_tokenizer(options.vocab, options.num_sentinels or 0)
+    return open_tokenizer(options.vocab, _num_sentinels(options), "released")
+
+
+def _train(options: argparse.Namespace) -> dict[str, Any]:
+    import dataclasses
+
+    from ul2 import inspection, launch
+
+    summary = launch.train(launch.read(options.gin_file, options.bindings))
+    inspection.print_evaluation(summary.evaluation, _console())
+    return dataclasses.asdict(summary)
+
+
+def _check(options: argparse.Namespace) -> dict[str, Any]:
+    from ul2 import inspection, launch
+
+    report = launch.check(options.gin_file, options.bindings)
+    inspection.print_check(report, _console())
+    return report
+
+
+def _inspect(options: argparse.Namespace) -> dict[str, Any]:
+    from ul2 import inspection, launch
+
+    if options.step < 0:
+        raise ValueError(f"--step={options.step} must be at least 0.")
+    recipe = launch.read(
+        options.gin_file, options.bindings, launch.NOT_NEEDED_WITHOUT_TRAINING
+    )
+    stream = recipe.open_stream(options.split)
+    tokenizer = launch.open_store_tokenizer(recipe.open_store()[0])
+    examples = list(inspection.examples_of(stream, options.step))
+    console = _console()
+    if options.masks:
+        inspection.print_masks(launch.batch_of(recipe, stream, options.step), console)
+    if not options.json:
+        inspection.print_examples(examples[: options.examples], tokenizer, console)
+        return {}
+    shown = examples[: options.examples]
+    return {
+        "step": options.step,
+        "examples": [inspection.to_json(example, tokenizer) for example in shown],
+    }
+
+
+def _infer(options: argparse.Namespace) -> dict[str, Any]:
+    from ul2 import launch
+
+    if options.input and not options.output:
+        raise ValueError("--input needs --output, the file to write.")
+    mode = None if options.mode == "none" else options.mode
+    if options.text is not None:
+        rows = [{"inputs": options.text}]
+    else:
+        rows = _read_rows(Path(options.input))
+    predictions = launch.infer(
+        options.checkpoint, rows, mode=mode, max_tokens=options.max_tokens
+    )
+    if options.output:
+        lines = "".join(json.dumps(row) + "\n" for row in predictions)
+        partial = Path(f"{options.output}.partial")
+        partial.write_text(lines)
+        partial.replace(options.output)
+    else:
+        sys.stdout.write(predictions[0]["filled"] + "\n")
+    return {"rows": len(predictions), "predictions": predictions}
+
+
+def _read_rows(file: Path) -> list[dict[str, Any]]:
+    """Reads rows of JSON with at least `inputs`."""
+    try:
+        lines = file.read_text().splitlines()
+    except OSError as error:
+        raise ValueError(f"cannot read --input {file}: {error.strerror}.") from None
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{file}:{number}: no JSON ({error.msg}).") from None
+        if not isinstance(row, dict) or not isinstance(row.get("inputs"), str):
+            raise ValueError(f'{file}:{number}: a row needs "inputs", a text.')
+        rows.append(row)
+    if not rows:
+        raise ValueError(f"{file} is empty.")
+    return rows

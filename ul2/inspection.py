@@ -1,0 +1,268 @@
+"""What a run does to its text: the pre-flight check, and any step's examples.
+
+Everything is read off the real stream, the one that trains: nothing is imitated for
+show.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ul2.batch import Batch, padding_fraction
+from ul2.data.loader import Source
+from ul2.data.packing import Packing
+from ul2.data.stream import Stream
+from ul2.denoising import preflight
+from ul2.denoising.denoisers import Examples
+from ul2.models.masks import Causal, Keys, Mask, Prefix
+from ul2.tasks.tokenizer import Tokenizer
+
+# Enough examples that a denoiser used once in a hundred is measured too.
+_LEAST_EXAMPLES: Final = 2048
+_MOST_EXAMPLES: Final = 65_536
+_SENTINEL_STYLES: Final = ("cyan", "green", "yellow", "blue", "bright_red")
+_MASK_CELLS: Final = 48
+
+
+class Example(NamedTuple):
+    """One example of the stream, and where it came from."""
+
+    number: int  # in the whole stream
+    denoiser: str
+    mode: str | None
+    source: str  # file:record of the document in which it starts
+    inputs: NDArray[np.int32]
+    targets: NDArray[np.int32]
+
+
+def measure(stream: Stream, packing: Packing) -> dict[str, Any]:
+    """Returns what the stream really does, measured over whole periods of it.
+
+    Returns:
+        `denoisers` (see `preflight.Measurement`), `padding_fraction` of the packed
+        rows, and what the rows look like.
+    """
+    period = len(stream.compositions)
+    periods = max(1, math.ceil(_LEAST_EXAMPLES / (period * stream.batch_size)))
+    batches = range(min(period * periods, max(1, _MOST_EXAMPLES // stream.batch_size)))
+    gathered: list[list[Examples]] = [[] for _ in stream.mixture.denoisers]
+    for batch in batches:
+        for kept, made in zip(gathered, stream.examples(batch), strict=True):
+            kept.append(made)
+    measured = preflight.measure(
+        stream.mixture,
+        stream.fits,
+        [_concatenate(made) for made in gathered],
+        stream.vocab,
+    )
+    source = Source(stream, packing)
+    padding = np.mean([padding_fraction(source[batch]) for batch in batches])
+    return {
+        "denoisers": [dataclasses.asdict(one) for one in measured],
+        "padding_fraction": float(padding),
+        "batch_size": stream.batch_size,
+        "rows": packing.rows,
+        "examples_per_row": packing.examples_per_row,
+        "row_lengths": list(packing.widths),
+        "batches_per_epoch": stream.batches_per_epoch,
+        "sentinels": len(stream.vocab.sentinel_ids),
+    }
+
+
+def _concatenate(made: Sequence[Examples]) -> Examples:
+    """Joins examples of one denoiser; rows of a suffix differ in length."""
+    inputs = max(one.inputs.shape[1] for one in made)
+    targets = max(one.targets.shape[1] for one in made)
+
+    def widen(rows: NDArray[np.int32], width: int) -> NDArray[np.int32]:
+        return np.pad(rows, ((0, 0), (0, width - rows.shape[1])))
+
+    return Examples(
+        np.concatenate([widen(one.inputs, inputs) for one in made]),
+        np.concatenate([one.input_lengths for one in made]),
+        np.concatenate([widen(one.targets, targets) for one in made]),
+        np.concatenate([one.target_lengths for one in made]),
+    )
+
+
+def examples_of(stream: Stream, step: int) -> Iterator[Example]:
+    """Yields the examples that a state of step `step` is updated on."""
+    plan = stream.plan(step)
+    number = step * stream.batch_size
+    for index, made in enumerate(stream.examples(step)):
+        denoiser = stream.mixture.denoisers[index]
+        for row, start in enumerate(stream.starts(index, plan)):
+            place = stream.split.document_of(int(start))
+            yield Example(
+                number=number,
+                denoiser=denoiser.name,
+                mode=denoiser.mode,
+                source=f"{place.source}:{place.record}",
+                inputs=made.inputs[row, : made.input_lengths[row]],
+                targets=made.targets[row, : made.target_lengths[row]],
+            )
+            number += 1
+
+
+def to_json(example: Example, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Returns an example as plain values, its tokens as text."""
+    return {
+        "index": example.number,
+        "denoiser": example.denoiser,
+        "mode": example.mode,
+        "source": example.source,
+        "inputs": "".join(text for _, text in _pieces(example.inputs, tokenizer)),
+        "targets": "".join(text for _, text in _pieces(example.targets, tokenizer)),
+    }
+
+
+def _pieces(
+    ids: NDArray[np.int32], tokenizer: Tokenizer
+) -> Iterator[tuple[int | None, str]]:
+    """Yields (special id or None, text): runs of plain text, and each special id."""
+    vocab = tokenizer.vocab
+    names = {vocab.eos_id: "<eos>", vocab.pad_id: "<pad>"}
+    named = {*vocab.sentinel_ids, *names}
+    named |= {mode[0] for mode in vocab.mode_ids.values() if len(mode) == 1}
+    run: list[int] = []
+    for token in ids.tolist():
+        if token in named:
+            if run:
+                yield None, tokenizer.decode(run)
+            run = []
+            yield token, names.get(token) or tokenizer.decode([token])
+        else:
+            run.append(token)
+    if run:
+        yield None, tokenizer.decode(run)
+
+
+def print_examples(
+    examples: Sequence[Example], tokenizer: Tokenizer, console: Console
+) -> None:
+    """Shows examples to a person: a sentinel and its span have one colour."""
+    for example in examples:
+        head = f"#{example.number}  {example.denoiser}  mode {example.mode or 'none'}"
+        console.print(Text(f"{head}  {example.source}", style="bold"))
+        console.print(Text("  inputs   ") + _colour(example.inputs, tokenizer, False))
+        console.print(Text("  targets  ") + _colour(example.targets, tokenizer, True))
+        console.print()
+
+
+def _colour(ids: NDArray[np.int32], tokenizer: Tokenizer, noise: bool) -> Text:
+    """Returns tokens as text; in the targets a span has its sentinel's colour."""
+    vocab = tokenizer.vocab
+    spans = {token: i for i, token in enumerate(vocab.sentinel_ids)}
+    modes = {token for mode in vocab.mode_ids.values() for token in mode}
+    text, span = Text(), ""
+    for token, piece in _pieces(ids, tokenizer):
+        piece = piece.replace("\n", "⏎")
+        if token in spans:
+            colour = _SENTINEL_STYLES[spans[token] % len(_SENTINEL_STYLES)]
+            span = colour if noise else ""
+            text.append(piece, f"bold {colour}")
+        elif token in modes:
+            text.append(piece, "bold reverse")
+        elif token is not None:
+            text.append(piece, "dim")
+        else:
+            text.append(piece, span)
+    return text
+
+
+def print_masks(batch: Batch, console: Console) -> None:
+    """Draws what the first row's examples may see; long ones are thinned out.
+
+    A column is a key, a line is a query. Packed examples have no line in common:
+    attention runs over one example at a time.
+    """
+    for name, mask, columns in _masks(batch):
+        positions = jnp.arange(columns.shape[-1])
+        seen = np.asarray(mask.materialize(positions, positions))[0]
+        for number, places in enumerate(columns[0]):
+            length = int((places >= 0).sum())
+            at = np.linspace(0, length - 1, min(length, _MASK_CELLS)).astype(int)
+            cells = seen[number if len(seen) > 1 else 0]
+            cells = np.broadcast_to(cells, (len(positions),) * 2)[np.ix_(at, at)]
+            console.print(Text(f"{name}, example {number}, {length} tokens", "bold"))
+            for line in cells:
+                console.print(Text("".join("█" if cell else "·" for cell in line)))
+            console.print()
+
+
+def _masks(batch: Batch) -> Iterator[tuple[str, Mask, NDArray[np.int32]]]:
+    """Yields the self-attention masks of a batch, as the models build them."""
+    if batch.encoder is not None:
+        columns = batch.encoder.columns
+        yield "encoder", Keys(columns >= 0), columns
+        yield "decoder", Causal(), batch.decoder.columns
+    else:
+        mask = Causal() | Prefix(batch.prefix_lengths)
+        yield "decoder", mask, batch.decoder.columns
+
+
+def print_check(report: dict[str, Any], console: Console) -> None:
+    """Shows a pre-flight check to a person: declared and measured side by side."""
+    if report.get("denoisers"):
+        table = Table(title="measured (declared)")
+        for name in ("denoiser", "mode", "share", "density", "span", "sentinels"):
+            table.add_column(name, justify="left" if name == "denoiser" else "right")
+        for name in ("text", "inputs", "targets", "of all targets"):
+            table.add_column(name, justify="right")
+        for row in report["denoisers"]:
+            table.add_row(*_check_row(row))
+        console.print(table)
+        console.print(
+            f"{report['rows']} rows of {report['examples_per_row']} examples, "
+            f"{' + '.join(map(str, report['row_lengths']))} columns, "
+            f"{report['padding_fraction']:.2%} padding; "
+            f"{report['batches_per_epoch']:.1f} updates per epoch"
+        )
+    for problem in report["errors"]:
+        console.print(Text(f"error: {problem}", style="red"))
+
+
+def _check_row(row: dict[str, Any]) -> tuple[str, ...]:
+    """Formats one denoiser."""
+
+    def pair(name: str, form: str) -> str:
+        return f"{row[f'measured_{name}']:{form}} ({row[name]:{form}})"
+
+    return (
+        row["name"],
+        row["mode"] or "-",
+        f"{row['measured_share']:.2%} ({row['rate']:.2%})",
+        pair("noise_density", ".4f"),
+        pair("mean_span_length", ".2f"),
+        str(row["sentinels_needed"]),
+        str(row["text_length"]),
+        f"{row['measured_inputs_length']:.1f}",
+        f"{row['measured_targets_length']:.1f}",
+        f"{row['target_share']:.1%}",
+    )
+
+
+def print_evaluation(scores: dict[str, Any], console: Console) -> None:
+    """Shows held-out scores: below the unigram entropy, a model has learned."""
+    if not scores:
+        return
+    table = Table(title=f"held-out text after step {scores['step']}, nats per token")
+    for name in ("denoiser", "loss", "unigram entropy", "accuracy", "tokens"):
+        table.add_column(name, justify="left" if name == "denoiser" else "right")
+    for name, row in scores["denoisers"].items():
+        table.add_row(
+            name,
+            f"{row['loss']:.3f}",
+            f"{row['unigram_entropy']:.3f}",
+            f"{row['accuracy']:.1%}",
+            f"{row['tokens']:.0f}",
+        )
+    console.print(table)

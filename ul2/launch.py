@@ -1,0 +1,559 @@
+"""Gin files to runs: the only module that imports gin.
+
+A run is a `Recipe`: any model x any objective x any data x any mesh, each bound by one
+gin file, none knowing about the others. Reading one is strict, because gin is not: a
+binding that nothing reads is refused instead of ignored, and everything that is
+missing is reported at once, with the file or the flag to set it in.
+"""
+
+import ast
+import contextlib
+import dataclasses
+import difflib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import gin
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from ul2 import inspection
+from ul2.batch import Batch
+from ul2.data.loader import Loader, Source
+from ul2.data.packing import Packing, pack
+from ul2.data.stream import Stream
+from ul2.data.token_store import TokenStore
+from ul2.decoding.greedy import greedy
+from ul2.decoding.text import fill, make_prompt
+from ul2.denoising.mixture import Mixture
+from ul2.models.config import ModelConfig
+from ul2.sharding.mesh import make_mesh
+from ul2.sharding.placement import host_shard, num_batch_shards
+from ul2.tasks.tokenizer import Tokenizer, open_tokenizer
+from ul2.training import checkpoints, loop
+from ul2.training.optimizers import Optimizer
+from ul2.training.state import define_model
+from ul2.vocab import Vocab
+
+Bindings = Sequence[tuple[str, str]]
+
+# Values for macros that only training reads.
+NOT_NEEDED_WITHOUT_TRAINING: Final[Bindings] = (
+    ("MODEL_DIR", "runs/unnamed"),
+    ("TOTAL_STEPS", "1000000"),
+)
+
+_PACKAGE: Final = Path(__file__).resolve().parent
+# `configs` lies beside the package in a checkout, inside it in a wheel.
+_ROOTS: Final = (_PACKAGE.parent, _PACKAGE)
+_WHERE: Final = {
+    "model": "add --gin_file=configs/models/NAME.gin",
+    "model_config": "add --gin_file=configs/models/NAME.gin",
+    "mixture": "add --gin_file=configs/objectives/NAME.gin",
+}
+_RUN_FILE: Final = "add --gin_file=configs/runs/pretrain.gin"
+# What may change while a run goes on. Everything else is what the run is.
+_MAY_CHANGE: Final = frozenset(
+    {
+        "MODEL_DIR",
+        "DATA",
+        "TOTAL_STEPS",
+        "MESH",
+        "MICROBATCHES",
+        "EXAMPLES_PER_ROW",
+        "LOG_EVERY_STEPS",
+        "EVAL_EVERY_STEPS",
+        "EVAL_BATCHES",
+        "SAVE_EVERY_STEPS",
+        "KEEP_CHECKPOINTS",
+    }
+)
+# Files of a run, beside its checkpoints and metrics.
+CONFIG: Final = "config.gin"
+TOKENIZER: Final = "tokenizer.model"
+
+
+class ConfigError(ValueError):
+    """What is wrong with a configuration, all of it."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = tuple(problems)
+
+
+class ModelClass(Protocol):
+    """A model that a recipe can name."""
+
+    architecture: str
+
+    def __call__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> nnx.Module:
+        """Draws the parameters."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What a run is made of, as the gin files say it.
+
+    Attributes:
+        model: the class of the model.
+        model_config: makes its `ModelConfig`, given `vocab_size`.
+        mixture: the objective.
+        data: path of a token store.
+        model_dir: where the run keeps everything.
+        inputs_length: longest inputs of an example, in tokens.
+        targets_length: longest targets of an example, in tokens.
+        batch_size: examples per update, over all devices.
+        seed: of the data, the parameters and dropout.
+        optimizer: `optimizer(schedule, param_axes)`.
+        schedule: learning rate by step.
+        settings: how long, how often.
+        mesh: see `ul2.sharding.mesh`.
+        eval_batches: held-out batches per evaluation; 0 for no evaluation.
+        mode_convention: how R, S and X are written; None keeps the store's.
+        examples_per_row: None packs rows as full as they get.
+        initial_checkpoint: a run whose parameters a new run starts from.
+    """
+
+    model: ModelClass
+    model_config: Callable[..., ModelConfig]
+    mixture: Mixture
+    data: str
+    model_dir: str
+    inputs_length: int
+    targets_length: int
+    batch_size: int
+    seed: int
+    optimizer: Optimizer
+    schedule: optax.Schedule
+    settings: loop.TrainSettings
+    mesh: str
+    eval_batches: int
+    mode_convention: str | None
+    examples_per_row: int | None
+    initial_checkpoint: str | None
+
+    def make_model(self, vocab: Vocab) -> Callable[..., nnx.Module]:
+        """Returns `make_model(rngs=...)`."""
+        config = self.model_config(vocab_size=vocab.padded_size)
+        return lambda *, rngs: self.model(config, rngs=rngs)
+
+    def open_store(self) -> tuple[TokenStore, Vocab]:
+        """Opens the data; its vocabulary writes modes as the recipe says."""
+        store = TokenStore.open(self.data)
+        if self.mode_convention is None:
+            return store, store.vocab
+        return store, store.vocab.with_mode_convention(self.mode_convention)
+
+    def open_stream(self, split: str) -> Stream:
+        """Returns the examples of a split of the store.
+
+        Held-out examples have a seed of their own: runs are compared on the same.
+        """
+        store, vocab = self.open_store()
+        return Stream(
+            split=store.split(split),
+            mixture=self.mixture,
+            vocab=vocab,
+            inputs_length=self.inputs_length,
+            targets_length=self.targets_length,
+            batch_size=self.batch_size,
+            seed=self.seed if split == "train" else 0,
+        )
+
+    def pack(self, stream: Stream, mesh: Mesh) -> Packing:
+        """Plans the rows of the stream's batches for a mesh."""
+        return pack(
+            stream,
+            self.model.architecture,
+            shards=num_batch_shards(mesh) * self.settings.microbatches,
+            examples_per_row=self.examples_per_row,
+        )
+
+
+def read(
+    gin_files: Sequence[str], bindings: Bindings, defaults: Bindings = ()
+) -> Recipe:
+    """Reads gin files, and the bindings given on the command line on top.
+
+    Args:
+        gin_files: paths, looked up here, then in the checkout or the package.
+        bindings: (name, value) of `--gin.NAME=value`; a value that is no gin literal
+            is a string.
+        defaults: the same for macros that the command at hand can do without.
+
+    Raises:
+        ConfigError: a file or name is unknown, or something is missing; everything
+            that is missing is named at once.
+    """
+    _begin(gin_files, bindings)
+    _parse([], [pair for pair in defaults if pair[0] in _undefined_macros()])
+    missing = _missing()
+    if missing:
+        raise ConfigError(missing)
+    try:
+        recipe: Recipe = gin.get_configurable(Recipe)()
+    except (TypeError, ValueError) as error:
+        raise ConfigError([_one_line(error)]) from None
+    return recipe
+
+
+def read_checkpoint(directory: str | Path) -> tuple[Recipe, checkpoints.Contract]:
+    """Returns the recipe that a checkpoint was trained by, and its contract."""
+    contract = checkpoints.read_contract(directory)
+    gin.clear_config()
+    gin.parse_config(contract.config_text)
+    recipe: Recipe = gin.get_configurable(Recipe)()
+    return recipe, contract
+
+
+def exercise(recipe: Recipe, vocab: Vocab) -> str:
+    """Builds everything once, without memory or compiling, and returns the config.
+
+    Raises:
+        ConfigError: bindings that nothing read, all of them.
+    """
+    model = define_model(recipe.make_model(vocab))
+    recipe.optimizer(recipe.schedule, model.param_axes)
+    dead = list(_dead_bindings())
+    if dead:
+        raise ConfigError(dead)
+    text: str = gin.operative_config_str()
+    return text
+
+
+def check(gin_files: Sequence[str], bindings: Bindings) -> dict[str, Any]:
+    """Returns what a config will really do, and everything that is wrong with it.
+
+    Goes as far as what is wrong lets it, compiles nothing and writes nothing.
+
+    Returns:
+        `errors`, and what `inspection.measure` measures as far as there is data.
+    """
+    report: dict[str, Any] = {"denoisers": [], "padding_fraction": None, "errors": []}
+    errors: list[str] = report["errors"]
+    recipe = None
+    for defaults in ((), NOT_NEEDED_WITHOUT_TRAINING):
+        try:
+            recipe = recipe or read(gin_files, bindings, defaults)
+        except ConfigError as error:
+            errors += [one for one in error.problems if one not in errors]
+    if recipe is None:
+        return report
+    with _collect(errors):
+        _, vocab = recipe.open_store()
+        with _collect(errors):
+            check_same_run(recipe.model_dir, exercise(recipe, vocab))
+        with _collect(errors):
+            stream = recipe.open_stream("train")
+            packing = recipe.pack(stream, make_mesh(recipe.mesh))
+            report |= inspection.measure(stream, packing)
+        with _collect(errors):
+            if recipe.eval_batches:
+                _held_out_batches(recipe, make_mesh(recipe.mesh))
+    return report
+
+
+@contextlib.contextmanager
+def _collect(errors: list[str]) -> Iterator[None]:
+    """Notes what is wrong, and goes on."""
+    try:
+        yield
+    except ConfigError as error:
+        errors += error.problems
+    except ValueError as error:
+        errors.append(str(error))
+
+
+def batch_of(recipe: Recipe, stream: Stream, step: int) -> Batch:
+    """Returns the packed rows that a state of step `step` is updated on."""
+    return Source(stream, recipe.pack(stream, make_mesh(recipe.mesh)))[step]
+
+
+def open_store_tokenizer(store: TokenStore) -> Tokenizer:
+    """Opens the tokenizer that lies in a store."""
+    return _open_tokenizer(store.tokenizer_path, store.vocab)
+
+
+def _open_tokenizer(path: Path, vocab: Vocab) -> Tokenizer:
+    """Opens a tokenizer with the sentinels that it was given when `vocab` was made."""
+    plain = open_tokenizer(path)
+    added = vocab.size - plain.vocab.size
+    return open_tokenizer(path, added, vocab.mode_convention) if added else plain
+
+
+def infer(
+    checkpoint: str | Path,
+    rows: Sequence[dict[str, Any]],
+    *,
+    mode: str | None,
+    max_tokens: int,
+) -> list[dict[str, Any]]:
+    """Fills the blanks of texts, or goes on with them, greedily.
+
+    Args:
+        checkpoint: a run.
+        rows: each with `inputs`, and its own `mode` if it has one.
+        mode: R, S, X or None, for rows without one.
+        max_tokens: longest output.
+
+    Returns:
+        The rows with `mode`, `prediction` (the output) and `filled`.
+    """
+    recipe, contract = read_checkpoint(checkpoint)
+    vocab = contract.vocab
+    tokenizer = _open_tokenizer(Path(checkpoint) / TOKENIZER, vocab)
+    modes = [row.get("mode", mode) for row in rows]
+    prompts = [
+        make_prompt(row["inputs"], one, tokenizer.encode, vocab)
+        for row, one in zip(rows, modes, strict=True)
+    ]
+    model, _ = checkpoints.load_model(
+        checkpoint, recipe.make_model(vocab), make_mesh("auto")
+    )
+    outputs = greedy(
+        model,
+        [prompt.inputs for prompt in prompts],
+        vocab,
+        max_tokens=max_tokens,
+        forced=[prompt.forced for prompt in prompts],
+    )
+    return [
+        {
+            **row,
+            "mode": one,
+            "prediction": tokenizer.decode(output),
+            "filled": fill(row["inputs"], output, tokenizer.decode, vocab),
+        }
+        for row, one, output in zip(rows, modes, outputs, strict=True)
+    ]
+
+
+def sentinels_needed(gin_files: Sequence[str], bindings: Bindings) -> int:
+    """Returns how many sentinels an objective needs, for a vocabulary in the making.
+
+    Without gin files: UL2's at 1024/1024, which is enough for every shorter length.
+    """
+    lengths: Bindings = (("INPUTS_LENGTH", "1024"), ("TARGETS_LENGTH", "1024"))
+    if not gin_files:
+        gin_files = ("configs/objectives/ul2.gin",)
+    _begin(gin_files, [*lengths, *bindings])
+    macros = _macros()
+    mixture: Mixture = gin.query_parameter(
+        "launch.Recipe.mixture"
+    ).scoped_configurable_fn()
+    return max(
+        denoiser.fit(macros["INPUTS_LENGTH"], macros["TARGETS_LENGTH"], 0).spans
+        * denoiser.sentinels
+        for denoiser in mixture.denoisers
+    )
+
+
+def train(recipe: Recipe, *, show_progress: bool = True) -> loop.TrainSummary:
+    """Trains, or goes on training; see `ul2.training.loop`.
+
+    Raises:
+        ValueError: something in the recipe is wrong; nothing was written.
+    """
+    mesh = make_mesh(recipe.mesh)
+    store, vocab = recipe.open_store()
+    stream = recipe.open_stream("train")
+    packing = recipe.pack(stream, mesh)
+    eval_batches = _held_out_batches(recipe, mesh) if recipe.eval_batches else None
+    config_text = exercise(recipe, vocab)
+    check_same_run(recipe.model_dir, config_text)
+    _keep(Path(recipe.model_dir), CONFIG, config_text.encode())
+    _keep(Path(recipe.model_dir), TOKENIZER, store.tokenizer_path.read_bytes())
+    host_index, host_count = host_shard(mesh)
+    source = Source(stream, packing, host_index, host_count, store.fingerprint("train"))
+    run = loop.Run(
+        model_dir=recipe.model_dir,
+        make_model=recipe.make_model(vocab),
+        optimizer=recipe.optimizer,
+        schedule=recipe.schedule,
+        mesh=mesh,
+        batches=Loader(source),
+        denoiser_names=recipe.mixture.names,
+        vocab=vocab,
+        config_text=config_text,
+        eval_batches=eval_batches,
+        mixture=dataclasses.asdict(recipe.mixture),
+        initial_checkpoint=recipe.initial_checkpoint,
+        show_progress=show_progress,
+    )
+    return loop.train(run, recipe.settings)
+
+
+def _held_out_batches(recipe: Recipe, mesh: Mesh) -> Callable[[], Iterator[Batch]]:
+    """Returns a function that makes the same held-out batches each time."""
+    try:
+        stream = recipe.open_stream("held_out")
+    except ValueError as error:
+        raise ValueError(f"{error} Or set EVAL_BATCHES = 0.") from None
+    source = Source(stream, recipe.pack(stream, mesh), *host_shard(mesh))
+    return lambda: (source[index] for index in range(recipe.eval_batches))
+
+
+def check_same_run(model_dir: str | Path, config_text: str) -> None:
+    """Refuses a directory that holds another run.
+
+    Raises:
+        ValueError: it holds checkpoints of a run with another config; the message
+            names the differences.
+    """
+    kept = Path(model_dir) / CONFIG
+    if not kept.is_file() or not any(checkpoints.checkpoints_dir(model_dir).glob("*")):
+        return
+    old, new = _statements(kept.read_text()), _statements(config_text)
+    changes = [
+        f"{name}: {old.get(name, 'unset')} -> {new.get(name, 'unset')}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name) and name not in _MAY_CHANGE
+    ]
+    if changes:
+        raise ValueError(
+            f"{model_dir} holds a run with another config ({'; '.join(changes)}); "
+            "choose another MODEL_DIR or set these back."
+        )
+
+
+def _keep(model_dir: Path, name: str, content: bytes) -> None:
+    """Writes a file of the run, whole or not at all."""
+    try:
+        model_dir.mkdir(parents=True, exist_ok=True)
+        partial = model_dir / f".{name}.partial"
+        partial.write_bytes(content)
+        partial.replace(model_dir / name)
+    except OSError as error:
+        raise ValueError(
+            f"cannot write to {model_dir}: {error.strerror}; choose another MODEL_DIR."
+        ) from None
+
+
+def _statements(config_text: str) -> dict[str, str]:
+    """Returns what each name is bound to; values may go on over several lines."""
+    found: dict[str, str] = {}
+    name = None
+    for line in config_text.splitlines():
+        if match := re.match(r"([\w./]+) =(.*)", line):
+            name = match[1]
+            found[name] = match[2].strip()
+        elif name and line.startswith(" "):
+            found[name] += " " + line.strip()
+    return {name: value.replace("\\ ", "") for name, value in found.items()}
+
+
+def _find(name: str) -> Path:
+    """Returns the gin file of that name.
+
+    Raises:
+        ConfigError: there is none; names the nearest.
+    """
+    for root in (Path(), *_ROOTS):
+        if (root / name).is_file():
+            return root / name
+    known = {
+        str(path.relative_to(root))
+        for root in _ROOTS
+        for path in (root / "configs").rglob("*.gin")
+    }
+    raise ConfigError([f"no gin file {name!r}{_did_you_mean(name, known)}."])
+
+
+def _begin(gin_files: Sequence[str], bindings: Bindings) -> None:
+    """Forgets the last config and parses this one."""
+    gin.clear_config()
+    for root in _ROOTS:
+        gin.add_config_file_search_path(str(root))
+    _parse([str(_find(name)) for name in gin_files], bindings)
+
+
+def _parse(paths: Sequence[str], bindings: Bindings) -> None:
+    lines = [f"{name} = {_literal(value)}" for name, value in bindings]
+    try:
+        gin.parse_config_files_and_bindings(paths, lines, finalize_config=False)
+    # gin passes on whatever an imported module or a bad value raises.
+    except Exception as error:
+        raise ConfigError([_one_line(error)]) from None
+
+
+def _literal(value: str) -> str:
+    """Returns a gin value; what is no literal, reference or macro is a string."""
+    if value.startswith(("@", "%")):
+        return value
+    try:
+        ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return repr(value)
+    return value
+
+
+def _macros() -> dict[str, Any]:
+    """Returns the macros that are set."""
+    return {
+        scope: values["value"]
+        for (scope, selector), values in gin.config._CONFIG.items()
+        if selector == "gin.macro"
+    }
+
+
+def _used_macros() -> dict[str, str]:
+    """Returns the macros that something refers to, and what does."""
+    used = {}
+    for (_, selector), values in gin.config._CONFIG.items():
+        for name, value in values.items():
+            for reference in gin.config.iterate_references(value):
+                if reference.selector == "gin.macro":
+                    macro = reference.scoped_selector.removesuffix("/gin.macro")
+                    used[macro] = f"{selector}.{name}"
+    return used
+
+
+def _undefined_macros() -> set[str]:
+    return _used_macros().keys() - _macros().keys()
+
+
+def _missing() -> list[str]:
+    """Returns everything that a recipe needs and nothing sets."""
+    used = _used_macros()
+    problems = [
+        f"{name} is not set (for {used[name]}): add --gin.{name}=VALUE"
+        for name in sorted(_undefined_macros())
+    ]
+    try:
+        bound = gin.get_bindings(Recipe, resolve_references=False)
+    except ValueError:  # nothing names the recipe at all
+        bound = {}
+    unbound = [f.name for f in dataclasses.fields(Recipe) if f.name not in bound]
+    cures: dict[str, list[str]] = {}
+    for name in unbound:
+        cures.setdefault(_WHERE.get(name, _RUN_FILE), []).append(name)
+    return problems + [
+        f"no {', '.join(names)}: {cure}" for cure, names in cures.items()
+    ]
+
+
+def _dead_bindings() -> Iterator[str]:
+    """Yields a line for every binding that nothing has read."""
+    read_values = gin.config._OPERATIVE_CONFIG
+    for key, values in gin.config._CONFIG.items():
+        scope, selector = key
+        for name in values.keys() - read_values.get(key, {}).keys():
+            if selector == "gin.macro":
+                near = _did_you_mean(scope, _used_macros().keys() - {scope})
+                yield f"nothing reads {scope}{near}: remove it"
+            else:
+                yield f"{selector}.{name} is dead, nothing calls {selector}: remove it"
+
+
+def _did_you_mean(name: str, known: Any) -> str:
+    near = difflib.get_close_matches(name, sorted(known), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def _one_line(error: BaseException) -> str:
+    """Returns an error of gin's, which draws pictures, as one line."""
+    text = str(error) or type(error).__name__
+    return " ".join(line.strip(" ^") for line in text.splitlines() if line.strip(" ^"))
