@@ -66,17 +66,26 @@ def measure(
                 rate=mixture.shares[index],
                 measured_share=len(made.inputs) / total,
                 noise_density=denoiser.noise_density,
-                measured_noise_density=noise / (noise + kept),
+                measured_noise_density=_ratio(noise, noise + kept),
                 mean_span_length=span_length,
-                measured_mean_span_length=noise / num_spans,
+                measured_mean_span_length=_ratio(noise, num_spans),
                 sentinels_needed=needed[index],
                 text_length=fit.text,
-                measured_inputs_length=float(made.input_lengths.mean()),
-                measured_targets_length=float(made.target_lengths.mean()),
-                target_share=float(made.target_lengths.sum()) / targets,
+                measured_inputs_length=_ratio(
+                    int(made.input_lengths.sum()), len(made.inputs)
+                ),
+                measured_targets_length=_ratio(
+                    int(made.target_lengths.sum()), len(made.targets)
+                ),
+                target_share=int(made.target_lengths.sum()) / targets,
             )
         )
     return tuple(measurements)
+
+
+def _ratio(part: int, whole: int) -> float:
+    """Returns 0 where there is nothing to count: examples of another kind, or none."""
+    return part / whole if whole else 0.0
 
 
 def _take_apart(
