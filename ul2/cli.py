@@ -202,11 +202,12 @@ def _add_infer(commands: Any) -> None:
     command.add_argument("--max_tokens", type=int, default=64, help="longest output")
 
 
-def _console() -> Any:
-    """Returns where a person reads; standard output is for results."""
+def _console(options: argparse.Namespace) -> Any:
+    """Returns where a person reads: standard output, unless a machine reads that."""
     from rich.console import Console
 
-    return Console(file=sys.stdout if sys.stdout.isatty() else None, soft_wrap=True)
+    wide = None if sys.stdout.isatty() else 160
+    return Console(stderr=options.json, width=wide)
 
 
 def _tokenize(options: argparse.Namespace) -> dict[str, Any]:
@@ -293,7 +294,7 @@ def _train(options: argparse.Namespace) -> dict[str, Any]:
     from ul2 import inspection, launch
 
     summary = launch.train(launch.read(options.gin_file, options.bindings))
-    inspection.print_evaluation(summary.evaluation, _console())
+    inspection.print_evaluation(summary.evaluation, _console(options))
     return dataclasses.asdict(summary)
 
 
@@ -301,7 +302,7 @@ def _check(options: argparse.Namespace) -> dict[str, Any]:
     from ul2 import inspection, launch
 
     report = launch.check(options.gin_file, options.bindings)
-    inspection.print_check(report, _console())
+    inspection.print_check(report, _console(options))
     return report
 
 
@@ -316,7 +317,7 @@ def _inspect(options: argparse.Namespace) -> dict[str, Any]:
     stream = recipe.open_stream(options.split)
     tokenizer = launch.open_store_tokenizer(recipe.open_store()[0])
     examples = list(inspection.examples_of(stream, options.step))
-    console = _console()
+    console = _console(options)
     if options.masks:
         inspection.print_masks(launch.batch_of(recipe, stream, options.step), console)
     if not options.json:

@@ -188,11 +188,11 @@ def read(
         ConfigError: a file or name is unknown, or something is missing; everything
             that is missing is named at once.
     """
-    _begin(gin_files, bindings)
-    _parse([], [pair for pair in defaults if pair[0] in _undefined_macros()])
-    missing = _missing()
-    if missing:
-        raise ConfigError(missing)
+    problems = _begin(gin_files, bindings)
+    problems += _parse([pair for pair in defaults if pair[0] in _undefined_macros()])
+    problems += _missing()
+    if problems:
+        raise ConfigError(problems)
     try:
         recipe: Recipe = gin.get_configurable(Recipe)()
     except (TypeError, ValueError) as error:
@@ -339,7 +339,9 @@ def sentinels_needed(gin_files: Sequence[str], bindings: Bindings) -> int:
     lengths: Bindings = (("INPUTS_LENGTH", "1024"), ("TARGETS_LENGTH", "1024"))
     if not gin_files:
         gin_files = ("configs/objectives/ul2.gin",)
-    _begin(gin_files, [*lengths, *bindings])
+    problems = _begin(gin_files, [*lengths, *bindings])
+    if problems:
+        raise ConfigError(problems)
     macros = _macros()
     mixture: Mixture = gin.query_parameter(
         "launch.Recipe.mixture"
@@ -462,21 +464,34 @@ def _find(name: str) -> Path:
     raise ConfigError([f"no gin file {name!r}{_did_you_mean(name, known)}."])
 
 
-def _begin(gin_files: Sequence[str], bindings: Bindings) -> None:
-    """Forgets the last config and parses this one."""
+def _begin(gin_files: Sequence[str], bindings: Bindings) -> list[str]:
+    """Forgets the last config, parses this one and returns what is wrong in bindings.
+
+    Raises:
+        ConfigError: a file is wrong; whatever comes after it would only add to that.
+    """
     gin.clear_config()
     for root in _ROOTS:
         gin.add_config_file_search_path(str(root))
-    _parse([str(_find(name)) for name in gin_files], bindings)
+    for name in gin_files:
+        path = _find(name)
+        try:
+            gin.parse_config_file(str(path))
+        # gin passes on whatever an imported module or a bad value raises.
+        except Exception as error:
+            raise ConfigError([_one_line(error)]) from None
+    return _parse(bindings)
 
 
-def _parse(paths: Sequence[str], bindings: Bindings) -> None:
-    lines = [f"{name} = {_literal(value)}" for name, value in bindings]
-    try:
-        gin.parse_config_files_and_bindings(paths, lines, finalize_config=False)
-    # gin passes on whatever an imported module or a bad value raises.
-    except Exception as error:
-        raise ConfigError([_one_line(error)]) from None
+def _parse(bindings: Bindings) -> list[str]:
+    """Parses bindings one by one, and returns what is wrong with any."""
+    problems = []
+    for name, value in bindings:
+        try:
+            gin.parse_config(f"{name} = {_literal(value)}")
+        except Exception as error:
+            problems.append(f"--gin.{name}={value}: {_one_line(error)}")
+    return problems
 
 
 def _literal(value: str) -> str:
@@ -556,4 +571,5 @@ def _did_you_mean(name: str, known: Any) -> str:
 def _one_line(error: BaseException) -> str:
     """Returns an error of gin's, which draws pictures, as one line."""
     text = str(error) or type(error).__name__
+    text = text.split("In bindings string line")[0]
     return " ".join(line.strip(" ^") for line in text.splitlines() if line.strip(" ^"))

@@ -2,6 +2,8 @@
 
 from typing import Final
 
+from typing import ClassVar
+
 import jax
 from flax import nnx
 from jaxtyping import Array, Float, Key
@@ -22,6 +24,8 @@ class DecoderOnly(nnx.Module):
     """
 
     architecture: Final = "decoder_only"
+
+    architecture: ClassVar[str] = "decoder_only"
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         if config.num_encoder_layers:

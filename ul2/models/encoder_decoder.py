@@ -2,6 +2,8 @@
 
 from typing import Final
 
+from typing import ClassVar
+
 import jax
 from flax import nnx
 from jaxtyping import Array, Float, Key
@@ -24,6 +26,8 @@ class EncoderDecoder(nnx.Module):
     """Reads inputs in both directions, writes targets from left to right."""
 
     architecture: Final = "encoder_decoder"
+
+    architecture: ClassVar[str] = "encoder_decoder"
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         if config.num_encoder_layers < 1:
