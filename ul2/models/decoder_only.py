@@ -2,7 +2,6 @@
 
 from typing import Final
 
-from typing import ClassVar
 
 import jax
 from flax import nnx
@@ -24,8 +23,6 @@ class DecoderOnly(nnx.Module):
     """
 
     architecture: Final = "decoder_only"
-
-    architecture: ClassVar[str] = "decoder_only"
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         if config.num_encoder_layers:

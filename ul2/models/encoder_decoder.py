@@ -2,7 +2,6 @@
 
 from typing import Final
 
-from typing import ClassVar
 
 import jax
 from flax import nnx
@@ -26,8 +25,6 @@ class EncoderDecoder(nnx.Module):
     """Reads inputs in both directions, writes targets from left to right."""
 
     architecture: Final = "encoder_decoder"
-
-    architecture: ClassVar[str] = "encoder_decoder"
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         if config.num_encoder_layers < 1:
