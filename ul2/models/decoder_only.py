@@ -2,7 +2,6 @@
 
 from typing import Final
 
-
 import jax
 from flax import nnx
 from jaxtyping import Array, Float, Key
