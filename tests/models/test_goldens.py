@@ -8,8 +8,9 @@ from model_fixtures import (
     GOLDENS,
     GRADIENT_ATOL,
     LOGITS_ATOL,
+    LOSS_RTOL,
+    cross_entropy,
     golden_model,
-    loss,
     loss_gradients,
     make_batch,
     packed_rows,
@@ -72,6 +73,9 @@ _FEATURES = (
 
 def assert_logits_match(golden, case, model, batch: Batch):
     logits = np.asarray(jax.jit(type(model).logits)(model, batch))
+    if f"{case}/out/loss" in golden.files:
+        loss = cross_entropy(logits, batch)
+        np.testing.assert_allclose(loss, golden[f"{case}/out/loss"], rtol=LOSS_RTOL)
     if logits.shape[-1] == 512:
         logits = logits[..., COLUMNS]
     valid = np.asarray(batch.targets) > 0
@@ -103,7 +107,7 @@ def load_encoder_decoder(name, **changes):
         ("t5x_scanned", "packed"),
     ],
 )
-def test_encoder_decoder_logits_match_golden(name, case):
+def test_encoder_decoder_logits_and_loss_match_golden(name, case):
     golden, model = load_encoder_decoder(name)
     assert_logits_match(golden, case, model, read_batch(golden, case))
 
@@ -130,20 +134,13 @@ def test_encoder_output_matches_golden(name):
     )
 
 
-@pytest.mark.parametrize("name", ["t5x_unscanned", "flaxformer_ul2"])
-@pytest.mark.parametrize("case", ["plain", "packed", "long"])
-def test_encoder_decoder_loss_matches_golden(name, case):
-    golden, model = load_encoder_decoder(name)
-    value = jax.jit(loss)(model, read_batch(golden, case))
-    np.testing.assert_allclose(value, golden[f"{case}/out/loss"], rtol=1e-5)
-
-
 @pytest.mark.parametrize("num_examples", [1, 2])
 @pytest.mark.parametrize("name", ["t5x_unscanned", "flaxformer_ul2"])
 def test_encoder_decoder_gradients_match_golden(name, num_examples):
     golden, model = load_encoder_decoder(name)
     batch = read_batch(golden, "plain", num_examples=num_examples)
-    _, gradients = loss_gradients(model, batch)
+    value, gradients = loss_gradients(model, batch)
+    np.testing.assert_allclose(value, golden["plain/out/loss"], rtol=LOSS_RTOL)
     compared = set()
     for path, gradient in gradients.items():
         names = ["decoder/logits_dense/kernel"]
