@@ -1,6 +1,5 @@
 """A vocabulary of ids that read well in a failing test, and texts for it."""
 
-import numpy as np
 
 from ul2.vocab import Vocab
 

@@ -104,8 +104,12 @@ class Loader:
             "batch_size": stream.batch_size,
             "inputs_length": stream.inputs_length,
             "targets_length": stream.targets_length,
-            "denoisers": list(stream.mixture.names),
+            "denoisers": [
+                list(dataclasses.astuple(denoiser))
+                for denoiser in stream.mixture.denoisers
+            ],
             "rates": list(stream.mixture.counts),
+            "cap_spans": stream.mixture.cap_spans,
             "tokens": stream.split.num_tokens,
             "text": self._source.text,
         }
