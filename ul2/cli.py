@@ -293,9 +293,20 @@ def _train(options: argparse.Namespace) -> dict[str, Any]:
 
     from ul2 import inspection, launch
 
-    summary = launch.train(launch.read(options.gin_file, options.bindings))
-    inspection.print_evaluation(summary.evaluation, _console(options))
-    return dataclasses.asdict(summary)
+    recipe = launch.read(options.gin_file, options.bindings)
+    summary = launch.train(recipe)
+    report = dataclasses.asdict(summary)
+    report["evaluation"] = report["evaluation"] or _last_evaluation(recipe.model_dir)
+    _say(f"{recipe.model_dir} is at step {summary.step}.")
+    inspection.print_evaluation(report["evaluation"], _console(options))
+    return report
+
+
+def _last_evaluation(model_dir: str) -> dict[str, Any]:
+    """Returns what a finished run was last scored; training it again adds nothing."""
+    file = Path(model_dir) / "eval.jsonl"
+    lines = file.read_text().splitlines() if file.is_file() else []
+    return json.loads(lines[-1]) if lines else {}
 
 
 def _check(options: argparse.Namespace) -> dict[str, Any]:

@@ -69,6 +69,7 @@ _MAY_CHANGE: Final = frozenset(
         "EVAL_BATCHES",
         "SAVE_EVERY_STEPS",
         "KEEP_CHECKPOINTS",
+        "REMAT",
     }
 )
 # Files of a run, beside its checkpoints and metrics.
