@@ -133,7 +133,8 @@ class Attention(nnx.Module):
     ) -> Float[Array, "E H L K"]:
         """Cuts out all examples of all rows and puts heads before positions.
 
-        That order makes each head's matrices contiguous: 1.15 times as fast on CPU.
+        That order makes each head's matrices contiguous: on CPU the forward pass of
+        attention was 1.14 times as fast as with heads after positions.
         """
         examples = unpack(x, packed)
         split = examples.reshape(
