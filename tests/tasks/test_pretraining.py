@@ -155,7 +155,7 @@ def test_standard_tasks_are_registered_over_their_sources(tokenizer, registry):
 
     mixture = named("ul2", cap_spans=True)
     names = register_pretraining_tasks(tokenizer, mixture)
-    assert names == ("c4_v301_ul2", "ul2_embedded")
+    assert names == ("c4_v301_ul2", "embedded_ul2")
     c4 = registry.get("c4_v301_ul2")
     assert isinstance(c4.source, seqio.TfdsDataSource)
     assert c4.source.tfds_dataset.name == "c4/en:3.0.1"
@@ -167,7 +167,7 @@ def test_standard_tasks_are_registered_over_their_sources(tokenizer, registry):
     with pytest.raises(ValueError, match="'c4_v301_ul2' is registered already"):
         register_pretraining_tasks(tokenizer, mixture)
     other = register_pretraining_tasks(tokenizer, named("prefix_lm"), "prefix_lm")
-    assert other == ("c4_v301_prefix_lm", "prefix_lm_embedded")
+    assert other == ("c4_v301_prefix_lm", "embedded_prefix_lm")
 
 
 def test_embedded_task_gives_both_splits(tokenizer, registry):

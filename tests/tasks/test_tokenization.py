@@ -207,10 +207,12 @@ def test_registered_task_is_read_up_to_its_tokenize_step(tokenizer, texts, tmp_p
         )
         assert sum(summary.documents.values()) == 40
         assert min(summary.documents.values()) >= 1
+        tokenize_corpus(never, tmp_path / "d", tokenizer, num_workers=1, progress=False)
+        whole = read_back(TokenStore.open(tmp_path / "d"), tokenizer)
+        assert {text for _, text in whole.values()} == {t.upper() for t in texts[:40]}
         for source, message in (
             (TaskSource(name="nope"), "no seqio task is registered as 'nope'"),
-            (never, "has no seqio.preprocessors.tokenize"),
-            (raw, r"has no field 'text', only \['body'\]"),
+            (raw, r"has no text 'text' before it tokenizes, only \['body'\]"),
         ):
             with pytest.raises(ValueError, match=message):
                 tokenize_corpus(

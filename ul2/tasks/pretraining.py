@@ -1,11 +1,14 @@
 """Pre-training tasks for seqio: C4, the corpus inside Python, and a user's own files.
 
-    names = register_pretraining_tasks(tokenizer, mixture)    c4_v301_ul2, ul2_embedded
+Two tasks hold text alone and are registered by importing this module: `c4_v301` and
+`embedded`. `ul2 tokenize --task` reads them; the others turn text into examples:
+
+    names = register_pretraining_tasks(tokenizer, mixture)    c4_v301_ul2, embedded_ul2
     register_text_task("ours_ul2", TextSource(files="ours/*.jsonl"), tokenizer, mixture)
     seqio.TaskRegistry.get("ours_ul2").get_dataset({"inputs": 512, "targets": 512})
 
-A task needs its tokenizer and its mixture when it is registered. seqio's registry is
-one per process, so a name is registered once; EOS is placed by the denoisers, so no
+Such a task needs its tokenizer and its mixture when it is registered. seqio's registry
+is one per process, so a name is registered once; EOS is placed by the denoisers, so no
 `append_eos` follows them.
 """
 
@@ -47,11 +50,11 @@ def register_pretraining_tasks(
     Raises:
         ValueError: one of the names is taken.
     """
-    c4 = seqio.TfdsDataSource(tfds_name=C4, splits=("train", "validation"))
-    c4_name, embedded_name = f"c4_v301_{objective}", f"{objective}_embedded"
-    _register(c4_name, c4, tokenizer, mixture)
-    register_text_task(embedded_name, TextSource(files=EMBEDDED), tokenizer, mixture)
-    return c4_name, embedded_name
+    names = []
+    for corpus, source in CORPORA.items():
+        names.append(f"{corpus}_{objective}")
+        _register(names[-1], source, tokenizer, mixture)
+    return tuple(names)
 
 
 def register_text_task(
@@ -66,10 +69,14 @@ def register_text_task(
         ValueError: the name is taken, or the files cannot be found.
     """
     find_files(source.files)
-    texts = seqio.FunctionDataSource(
+    _register(name, _make_source(source), tokenizer, mixture)
+
+
+def _make_source(source: TextSource) -> Any:
+    """Returns files as a source of seqio's."""
+    return seqio.FunctionDataSource(
         functools.partial(_make_text_dataset, source=source), splits=tuple(_SPLITS)
     )
-    _register(name, texts, tokenizer, mixture)
 
 
 def _register(name: str, source: Any, tokenizer: Tokenizer, mixture: Mixture) -> None:
@@ -118,3 +125,22 @@ def _make_text_dataset(
     return tf.data.Dataset.from_generator(
         read, output_signature={"text": tf.TensorSpec([], tf.string)}
     )
+
+
+CORPORA: Final = {
+    "c4_v301": seqio.TfdsDataSource(tfds_name=C4, splits=("train", "validation")),
+    "embedded": _make_source(TextSource(files=EMBEDDED)),
+}
+for _name, _source in CORPORA.items():
+    if _name not in seqio.TaskRegistry.names():
+        seqio.TaskRegistry.add(
+            _name,
+            source=_source,
+            preprocessors=[],
+            output_features={
+                "text": seqio.Feature(
+                    seqio.PassThroughVocabulary(1), False, dtype=tf.string, rank=0
+                )
+            },
+            metric_fns=[],
+        )

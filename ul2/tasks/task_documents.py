@@ -5,7 +5,10 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import seqio
+import tensorflow as tf
 
+# Registers the corpora that have a name.
+import ul2.tasks.pretraining  # noqa: F401
 from ul2.tasks.sources import Document, split_documents
 
 # Names that tasks give to what training must not see, best first.
@@ -17,11 +20,12 @@ def read_task_documents(
 ) -> Iterator[tuple[str, Document]]:
     """Yields the documents of a task's splits, train first.
 
-    The task's preprocessors run up to its tokenize step; what comes out there is the
-    text. A task without a validation split is split by the hash of its texts.
+    The task's preprocessors run up to its tokenize step, or all of them where there is
+    none; what comes out there is the text. A task without a validation split is split
+    by the hash of its texts.
 
     Raises:
-        ValueError: there is no such task, it does not tokenize, or has no such field.
+        ValueError: there is no such task, or it has no such field of text.
     """
     task = _find_task(name)
     steps = _steps_before_tokenizing(task)
@@ -58,10 +62,7 @@ def _steps_before_tokenizing(task: Any) -> list[Callable[..., Any]]:
         if plain in tokenize:
             return steps
         steps.append(step)
-    raise ValueError(
-        f"seqio task {task.name!r} has no seqio.preprocessors.tokenize among its "
-        "preprocessors, so it is not known where its text ends; add that step."
-    )
+    return steps
 
 
 def _read_split(
@@ -75,11 +76,13 @@ def _read_split(
         )
         dataset = step(dataset)
     # T5's tasks call their text `targets` by then.
-    fields = [f for f in (text_field, "targets") if f in dataset.element_spec]
+    specs = dataset.element_spec
+    texts = [name for name, spec in specs.items() if spec.dtype == tf.string]
+    fields = [name for name in (text_field, "targets") if name in texts]
     if not fields:
         raise ValueError(
-            f"seqio task {task.name!r} has no field {text_field!r}, only "
-            f"{sorted(dataset.element_spec)} (--text_field)."
+            f"seqio task {task.name!r} has no text {text_field!r} before it tokenizes, "
+            f"only {texts} (--text_field)."
         )
     source = f"{task.name}/{split}"
     for record, example in enumerate(dataset.as_numpy_iterator(), 1):
