@@ -6,6 +6,7 @@ sets by rate). They are kept as whole numbers, so that shares can be exact: one
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
@@ -60,7 +61,7 @@ class Mixture:
         """Names of the denoisers, in order."""
         return tuple(denoiser.name for denoiser in self.denoisers)
 
-    @property
+    @functools.cached_property
     def counts(self) -> tuple[int, ...]:
         """Examples of each denoiser in one round.
 
