@@ -1,7 +1,8 @@
-"""Every test runs on eight fake devices, and nothing may broadcast or warn silently."""
+"""Every test runs on eight fake devices, and nothing may broadcast silently."""
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 # Before jax is imported by anything.
@@ -12,5 +13,13 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = (
         os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
     ).strip()
-# Shared tolerances and fixtures are imported by name.
+# The tests build a few toy programs again and again, some in processes of their own.
+_compiled = tempfile.TemporaryDirectory(prefix="ul2-compiled-")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+# Tolerances and fixtures that several folders share are imported by name.
 sys.path.insert(0, str(Path(__file__).parent))
+
+
+def pytest_unconfigure() -> None:
+    _compiled.cleanup()

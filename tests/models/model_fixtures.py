@@ -15,10 +15,6 @@ from ul2.models.decoder_only import DecoderOnly
 from ul2.models.encoder_decoder import EncoderDecoder
 
 GOLDENS = pathlib.Path(__file__).parents[1] / "goldens"
-LOGITS_ATOL = 1e-4
-LOSS_RTOL = 1e-5
-# Relative to the greatest entry of the parameter's gradient.
-GRADIENT_ATOL = 1e-4
 
 
 def tiny_config(**changes: Any) -> ModelConfig:

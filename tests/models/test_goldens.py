@@ -6,9 +6,6 @@ import numpy as np
 import pytest
 from model_fixtures import (
     GOLDENS,
-    GRADIENT_ATOL,
-    LOGITS_ATOL,
-    LOSS_RTOL,
     cross_entropy,
     golden_model,
     loss_gradients,
@@ -16,6 +13,7 @@ from model_fixtures import (
     packed_rows,
     t5x_names,
 )
+from tolerances import GRADIENT_ATOL, LOGITS_ATOL, LOSS_RTOL
 
 from ul2.batch import Batch
 
