@@ -264,6 +264,8 @@ def _tokenize(options: argparse.Namespace) -> dict[str, Any]:
         f"{summary.tokens['held_out']} held out, {tokenizer.vocab.size} ids; "
         f"{summary.skipped} broken records left out."
     )
+    if summary.unknown_tokens:
+        _say(f"{summary.unknown_tokens} tokens are unknown: the vocabulary lost them.")
     for reason in summary.skipped_reasons:
         _say(f"left out: {reason}")
     return report

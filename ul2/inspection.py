@@ -227,7 +227,7 @@ def print_check(report: dict[str, Any], console: Console) -> None:
             f"{report['batches_per_epoch']:.1f} updates per epoch"
         )
     for problem in report["errors"]:
-        console.print(Text(f"error: {problem}", style="red"))
+        console.print(Text(f"error: {problem}", style="red"), soft_wrap=True)
 
 
 def _check_row(row: dict[str, Any]) -> tuple[str, ...]:

@@ -251,7 +251,6 @@ def check(gin_files: Sequence[str], bindings: Bindings) -> dict[str, Any]:
             stream = recipe.open_stream("train")
             packing = recipe.pack(stream, make_mesh(recipe.mesh))
             report |= inspection.measure(stream, packing)
-        with _collect(errors):
             if recipe.eval_batches:
                 _held_out_batches(recipe, make_mesh(recipe.mesh))
     return report
