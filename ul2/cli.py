@@ -6,6 +6,7 @@ Exit codes: 0 done, 2 the input is wrong (one line says how), 1 anything else.
 
 import argparse
 import json
+import logging
 import os
 import sys
 import traceback
@@ -29,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run: Callable[[argparse.Namespace], dict[str, Any]] = options.run
     options.bindings = gin_flags
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.getLogger("absl").addFilter(_is_worth_reading)
     try:
         report = run(options)
     except KeyboardInterrupt:
@@ -42,6 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.json:
         sys.stdout.write(json.dumps(report) + "\n")
     return 2 if report.get("errors") else 0
+
+
+def _is_worth_reading(record: logging.LogRecord) -> bool:
+    """Keeps the warnings of libraries off the terminal, but not ours or errors."""
+    ours = Path(record.pathname).resolve().is_relative_to(_PACKAGE)
+    return ours or record.levelno >= logging.ERROR
 
 
 def _say(line: str) -> None:
