@@ -1,4 +1,4 @@
-"""How fast the mixture of denoisers is made, per core: the token stream against T5.
+r"""How fast the mixture of denoisers is made, per core: the token stream against T5.
 
 The other side is the procedure printed in the UL2 paper's appendix, on T5's own
 preprocessors and tf.data: seven denoisers, 512/512, `select_random_chunk`,
@@ -8,12 +8,15 @@ sides read the same tokenized documents of C4-like lengths, T5 from memory, ours
 token store. Each measurement ends in padded [112, 512] arrays, or in packed batches.
 
     python -m venv T5
-    T5/bin/pip install seqio==0.0.20 babel editdistance nltk pandas rouge-score sacrebleu
-    T5/bin/pip install scikit-learn && T5/bin/pip install --no-deps t5==0.9.4
+    T5/bin/pip install seqio==0.0.20 babel editdistance nltk pandas rouge-score \
+        sacrebleu scikit-learn
+    T5/bin/pip install --no-deps t5==0.9.4
     python benchmarks/denoising.py --t5_python T5/bin/python
 
-Every side is a process of its own, pinned to one core and started once. They take
-turns, so that whatever else the machine does slows all of them alike.
+Every side is a process of its own, pinned to its cores and started once. They take
+turns and are stopped in between, so that no buffer fills meanwhile. Rates are per
+second of processor time, all threads together, so that other work on the machine
+counts little.
 """
 
 import argparse
@@ -23,6 +26,7 @@ import importlib.metadata
 import json
 import os
 import pathlib
+import signal
 import statistics
 import subprocess
 import sys
@@ -66,11 +70,11 @@ def make_documents(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def measure_rate(batches: Iterator[int], seconds: float) -> float:
-    """Returns examples per second; each batch yields how many it holds."""
-    begin, examples = time.perf_counter(), 0
-    while time.perf_counter() - begin < seconds:
+    """Returns examples per second of a core; each batch yields how many it holds."""
+    begin, examples = time.process_time(), 0
+    while time.process_time() - begin < seconds:
         examples += next(batches)
-    return examples / (time.perf_counter() - begin)
+    return examples / (time.process_time() - begin)
 
 
 def our_batches(side: str, documents: int) -> Iterator[int]:
@@ -209,11 +213,11 @@ def start(name: str, arguments: argparse.Namespace) -> "subprocess.Popen[str]":
     """Starts one side and waits until it is warm."""
     side, cores = SIDES[name]
     python = arguments.t5_python if side.startswith("t5") else sys.executable
-    options = ["--side", side, "--cores", str(cores)]
+    options = [__file__, "--side", side, "--cores", str(cores)]
     options += ["--documents", str(arguments.documents)]
     options += ["--seconds", str(arguments.seconds)]
     process = subprocess.Popen(
-        [python, __file__, *options],
+        [python, *options],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -222,16 +226,28 @@ def start(name: str, arguments: argparse.Namespace) -> "subprocess.Popen[str]":
     )
     assert process.stdout is not None
     if process.stdout.readline().strip() != "ready":
-        raise SystemExit(f"{name} did not start: {' '.join(process.args)}")  # type: ignore[arg-type]
+        raise SystemExit(f"{name} did not start; run: {python} {' '.join(options)}")
+    process.send_signal(signal.SIGSTOP)
     return process
 
 
 def ask(process: "subprocess.Popen[str]") -> float:
     """Returns the rate of one turn."""
     assert process.stdin is not None and process.stdout is not None
+    process.send_signal(signal.SIGCONT)
     process.stdin.write("\n")
     process.stdin.flush()
-    return float(process.stdout.readline())
+    rate = float(process.stdout.readline())
+    process.send_signal(signal.SIGSTOP)
+    return rate
+
+
+def finish(process: "subprocess.Popen[str]") -> None:
+    """Lets a side end and clear up."""
+    assert process.stdin is not None
+    process.send_signal(signal.SIGCONT)
+    process.stdin.close()
+    process.wait()
 
 
 def compare(arguments: argparse.Namespace) -> None:
@@ -241,9 +257,9 @@ def compare(arguments: argparse.Namespace) -> None:
     rates: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(arguments.repetitions):
         for name in names:
-            rates[name].append(ask(processes[name]) / SIDES[name][1])
+            rates[name].append(ask(processes[name]))
     for process in processes.values():
-        process.terminate()
+        finish(process)
     print("| side | examples/s per core, median (range) | of T5, one core |")
     print("|---|---|---|")
     base = rates.get("T5, one core")
