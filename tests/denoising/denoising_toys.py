@@ -1,6 +1,5 @@
 """A vocabulary of ids that read well in a failing test, and texts for it."""
 
-
 from ul2.vocab import Vocab
 
 EOS = 1
