@@ -26,7 +26,7 @@ ARCHITECTURES: Final = ("encoder_decoder", "decoder_only")
 _WIDTH_MULTIPLE: Final = 8
 # Few examples per row divide over more devices, so they need not be the very fullest:
 # this share of padding is good enough, or this much more than the least possible.
-_GOOD_ENOUGH: Final = 0.02
+_GOOD_ENOUGH: Final = 0.025
 _MARGIN: Final = 0.005
 _MOST_EXAMPLES_PER_ROW: Final = 128
 
