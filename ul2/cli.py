@@ -329,18 +329,21 @@ def _check(options: argparse.Namespace) -> dict[str, Any]:
 
 def _inspect(options: argparse.Namespace) -> dict[str, Any]:
     from ul2 import inspection, launch
+    from ul2.sharding.mesh import make_mesh
+    from ul2.tasks.tokenizer import open_with_vocab
 
     if options.step < 0:
         raise ValueError(f"--step={options.step} must be at least 0.")
     recipe = launch.read(
         options.gin_file, options.bindings, launch.NOT_NEEDED_WITHOUT_TRAINING
     )
-    stream = recipe.open_stream(options.split)
-    tokenizer = launch.open_store_tokenizer(recipe.open_store()[0])
-    examples = list(inspection.examples_of(stream, options.step))
+    store, vocab = recipe.open_store()
+    tokenizer = open_with_vocab(store.tokenizer_path, vocab)
+    source = recipe.source(options.split, make_mesh(recipe.mesh))
+    examples = list(inspection.examples_of(source.stream, options.step))
     console = _console(options)
     if options.masks:
-        inspection.print_masks(launch.batch_of(recipe, stream, options.step), console)
+        inspection.print_masks(source[options.step], console)
     if not options.json:
         inspection.print_examples(examples[: options.examples], tokenizer, console)
         return {}

@@ -10,31 +10,21 @@ import ast
 import contextlib
 import dataclasses
 import difflib
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import gin
-import optax
-from flax import nnx
-from jax.sharding import Mesh
 
 from ul2 import inspection
-from ul2.batch import Batch
-from ul2.data.loader import Loader, Source
-from ul2.data.packing import Packing, pack
-from ul2.data.stream import Stream
-from ul2.data.token_store import TokenStore
+from ul2.data.loader import Loader
 from ul2.decoding.greedy import greedy
 from ul2.decoding.text import fill, make_prompt
 from ul2.denoising.mixture import Mixture
-from ul2.models.config import ModelConfig
+from ul2.recipe import Recipe
 from ul2.sharding.mesh import make_mesh
-from ul2.sharding.placement import host_shard, num_batch_shards
-from ul2.tasks.tokenizer import Tokenizer, open_tokenizer
-from ul2.training import checkpoints, loop
-from ul2.training.optimizers import Optimizer
+from ul2.tasks.tokenizer import open_with_vocab
+from ul2.training import checkpoints, loop, run_directory
 from ul2.training.state import define_model
 from ul2.vocab import Vocab
 
@@ -55,26 +45,6 @@ _WHERE: Final = {
     "mixture": "add --gin_file=configs/objectives/NAME.gin",
 }
 _RUN_FILE: Final = "add --gin_file=configs/runs/pretrain.gin"
-# What may change while a run goes on. Everything else is what the run is.
-_MAY_CHANGE: Final = frozenset(
-    {
-        "MODEL_DIR",
-        "DATA",
-        "TOTAL_STEPS",
-        "MESH",
-        "MICROBATCHES",
-        "EXAMPLES_PER_ROW",
-        "LOG_EVERY_STEPS",
-        "EVAL_EVERY_STEPS",
-        "EVAL_BATCHES",
-        "SAVE_EVERY_STEPS",
-        "KEEP_CHECKPOINTS",
-        "REMAT",
-    }
-)
-# Files of a run, beside its checkpoints and metrics.
-CONFIG: Final = "config.gin"
-TOKENIZER: Final = "tokenizer.model"
 
 
 class ConfigError(ValueError):
@@ -83,95 +53,6 @@ class ConfigError(ValueError):
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("; ".join(problems))
         self.problems = tuple(problems)
-
-
-class ModelClass(Protocol):
-    """A model that a recipe can name."""
-
-    architecture: str
-
-    def __call__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> nnx.Module:
-        """Draws the parameters."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """What a run is made of, as the gin files say it.
-
-    Attributes:
-        model: the class of the model.
-        model_config: makes its `ModelConfig`, given `vocab_size`.
-        mixture: the objective.
-        data: path of a token store.
-        model_dir: where the run keeps everything.
-        inputs_length: longest inputs of an example, in tokens.
-        targets_length: longest targets of an example, in tokens.
-        batch_size: examples per update, over all devices.
-        seed: of the data, the parameters and dropout.
-        optimizer: `optimizer(schedule, param_axes)`.
-        schedule: learning rate by step.
-        settings: how long, how often.
-        mesh: see `ul2.sharding.mesh`.
-        eval_batches: held-out batches per evaluation; 0 for no evaluation.
-        mode_convention: how R, S and X are written; None keeps the store's.
-        examples_per_row: None packs rows as full as they get.
-        initial_checkpoint: a run whose parameters a new run starts from.
-    """
-
-    model: ModelClass
-    model_config: Callable[..., ModelConfig]
-    mixture: Mixture
-    data: str
-    model_dir: str
-    inputs_length: int
-    targets_length: int
-    batch_size: int
-    seed: int
-    optimizer: Optimizer
-    schedule: optax.Schedule
-    settings: loop.TrainSettings
-    mesh: str
-    eval_batches: int
-    mode_convention: str | None
-    examples_per_row: int | None
-    initial_checkpoint: str | None
-
-    def make_model(self, vocab: Vocab) -> Callable[..., nnx.Module]:
-        """Returns `make_model(rngs=...)`."""
-        config = self.model_config(vocab_size=vocab.padded_size)
-        return lambda *, rngs: self.model(config, rngs=rngs)
-
-    def open_store(self) -> tuple[TokenStore, Vocab]:
-        """Opens the data; its vocabulary writes modes as the recipe says."""
-        store = TokenStore.open(self.data)
-        if self.mode_convention is None:
-            return store, store.vocab
-        return store, store.vocab.with_mode_convention(self.mode_convention)
-
-    def open_stream(self, split: str) -> Stream:
-        """Returns the examples of a split of the store.
-
-        Held-out examples have a seed of their own: runs are compared on the same.
-        """
-        store, vocab = self.open_store()
-        return Stream(
-            split=store.split(split),
-            mixture=self.mixture,
-            vocab=vocab,
-            inputs_length=self.inputs_length,
-            targets_length=self.targets_length,
-            batch_size=self.batch_size,
-            seed=self.seed if split == "train" else 0,
-        )
-
-    def pack(self, stream: Stream, mesh: Mesh) -> Packing:
-        """Plans the rows of the stream's batches for a mesh."""
-        return pack(
-            stream,
-            self.model.architecture,
-            shards=num_batch_shards(mesh) * self.settings.microbatches,
-            examples_per_row=self.examples_per_row,
-        )
 
 
 def read(
@@ -246,13 +127,13 @@ def check(gin_files: Sequence[str], bindings: Bindings) -> dict[str, Any]:
     with _collect(errors):
         _, vocab = recipe.open_store()
         with _collect(errors):
-            check_same_run(recipe.model_dir, exercise(recipe, vocab))
+            config_text = exercise(recipe, vocab)
+            run_directory.check_same_run(recipe.model_dir, config_text)
         with _collect(errors):
-            stream = recipe.open_stream("train")
-            packing = recipe.pack(stream, make_mesh(recipe.mesh))
-            report |= inspection.measure(stream, packing)
-            if recipe.eval_batches:
-                _held_out_batches(recipe, make_mesh(recipe.mesh))
+            mesh = make_mesh(recipe.mesh)
+            source = recipe.source("train", mesh)
+            report |= inspection.measure(source.stream, source.packing)
+            recipe.held_out_batches(mesh)
     return report
 
 
@@ -265,23 +146,6 @@ def _collect(errors: list[str]) -> Iterator[None]:
         errors += error.problems
     except ValueError as error:
         errors.append(str(error))
-
-
-def batch_of(recipe: Recipe, stream: Stream, step: int) -> Batch:
-    """Returns the packed rows that a state of step `step` is updated on."""
-    return Source(stream, recipe.pack(stream, make_mesh(recipe.mesh)))[step]
-
-
-def open_store_tokenizer(store: TokenStore) -> Tokenizer:
-    """Opens the tokenizer that lies in a store."""
-    return _open_tokenizer(store.tokenizer_path, store.vocab)
-
-
-def _open_tokenizer(path: Path, vocab: Vocab) -> Tokenizer:
-    """Opens a tokenizer with the sentinels that it was given when `vocab` was made."""
-    plain = open_tokenizer(path)
-    added = vocab.size - plain.vocab.size
-    return open_tokenizer(path, added, vocab.mode_convention) if added else plain
 
 
 def infer(
@@ -304,7 +168,7 @@ def infer(
     """
     recipe, contract = read_checkpoint(checkpoint)
     vocab = contract.vocab
-    tokenizer = _open_tokenizer(Path(checkpoint) / TOKENIZER, vocab)
+    tokenizer = open_with_vocab(Path(checkpoint) / run_directory.TOKENIZER, vocab)
     modes = [row.get("mode", mode) for row in rows]
     prompts = [
         make_prompt(row["inputs"], one, tokenizer.encode, vocab)
@@ -344,7 +208,7 @@ def sentinels_needed(gin_files: Sequence[str], bindings: Bindings) -> int:
         raise ConfigError(problems)
     macros = _macros()
     mixture: Mixture = gin.query_parameter(
-        "launch.Recipe.mixture"
+        "recipe.Recipe.mixture"
     ).scoped_configurable_fn()
     return max(
         denoiser.fit(macros["INPUTS_LENGTH"], macros["TARGETS_LENGTH"], 0).spans
@@ -361,15 +225,13 @@ def train(recipe: Recipe, *, show_progress: bool = True) -> loop.TrainSummary:
     """
     mesh = make_mesh(recipe.mesh)
     store, vocab = recipe.open_store()
-    stream = recipe.open_stream("train")
-    packing = recipe.pack(stream, mesh)
-    eval_batches = _held_out_batches(recipe, mesh) if recipe.eval_batches else None
+    source = recipe.source("train", mesh)
+    held_out_batches = recipe.held_out_batches(mesh)
     config_text = exercise(recipe, vocab)
-    check_same_run(recipe.model_dir, config_text)
-    _keep(Path(recipe.model_dir), CONFIG, config_text.encode())
-    _keep(Path(recipe.model_dir), TOKENIZER, store.tokenizer_path.read_bytes())
-    host_index, host_count = host_shard(mesh)
-    source = Source(stream, packing, host_index, host_count, store.fingerprint("train"))
+    run_directory.check_same_run(recipe.model_dir, config_text)
+    tokenizer = store.tokenizer_path.read_bytes()
+    run_directory.keep(recipe.model_dir, run_directory.CONFIG, config_text.encode())
+    run_directory.keep(recipe.model_dir, run_directory.TOKENIZER, tokenizer)
     run = loop.Run(
         model_dir=recipe.model_dir,
         make_model=recipe.make_model(vocab),
@@ -380,71 +242,12 @@ def train(recipe: Recipe, *, show_progress: bool = True) -> loop.TrainSummary:
         denoiser_names=recipe.mixture.names,
         vocab=vocab,
         config_text=config_text,
-        eval_batches=eval_batches,
+        eval_batches=held_out_batches,
         mixture=dataclasses.asdict(recipe.mixture),
         initial_checkpoint=recipe.initial_checkpoint,
         show_progress=show_progress,
     )
     return loop.train(run, recipe.settings)
-
-
-def _held_out_batches(recipe: Recipe, mesh: Mesh) -> Callable[[], Iterator[Batch]]:
-    """Returns a function that makes the same held-out batches each time."""
-    try:
-        stream = recipe.open_stream("held_out")
-    except ValueError as error:
-        raise ValueError(f"{error} Or set EVAL_BATCHES = 0.") from None
-    source = Source(stream, recipe.pack(stream, mesh), *host_shard(mesh))
-    return lambda: (source[index] for index in range(recipe.eval_batches))
-
-
-def check_same_run(model_dir: str | Path, config_text: str) -> None:
-    """Refuses a directory that holds another run.
-
-    Raises:
-        ValueError: it holds checkpoints of a run with another config; the message
-            names the differences.
-    """
-    kept = Path(model_dir) / CONFIG
-    if not kept.is_file() or not any(checkpoints.checkpoints_dir(model_dir).glob("*")):
-        return
-    old, new = _statements(kept.read_text()), _statements(config_text)
-    changes = [
-        f"{name}: {old.get(name, 'unset')} -> {new.get(name, 'unset')}"
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name) and name not in _MAY_CHANGE
-    ]
-    if changes:
-        raise ValueError(
-            f"{model_dir} holds a run with another config ({'; '.join(changes)}); "
-            "choose another MODEL_DIR or set these back."
-        )
-
-
-def _keep(model_dir: Path, name: str, content: bytes) -> None:
-    """Writes a file of the run, whole or not at all."""
-    try:
-        model_dir.mkdir(parents=True, exist_ok=True)
-        partial = model_dir / f".{name}.partial"
-        partial.write_bytes(content)
-        partial.replace(model_dir / name)
-    except OSError as error:
-        raise ValueError(
-            f"cannot write to {model_dir}: {error.strerror}; choose another MODEL_DIR."
-        ) from None
-
-
-def _statements(config_text: str) -> dict[str, str]:
-    """Returns what each name is bound to; values may go on over several lines."""
-    found: dict[str, str] = {}
-    name = None
-    for line in config_text.splitlines():
-        if match := re.match(r"([\w./]+) =(.*)", line):
-            name = match[1]
-            found[name] = match[2].strip()
-        elif name and line.startswith(" "):
-            found[name] += " " + line.strip()
-    return {name: value.replace("\\ ", "") for name, value in found.items()}
 
 
 def _find(name: str) -> Path:

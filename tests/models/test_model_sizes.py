@@ -25,8 +25,8 @@ def no_config():
 def abstract_model(size):
     gin.add_config_file_search_path(str(MODELS.parents[1]))
     gin.parse_config_file(f"configs/models/{size}.gin")
-    model = gin.query_parameter("launch.Recipe.model").configurable.wrapped
-    config = gin.query_parameter("launch.Recipe.model_config").scoped_configurable_fn
+    model = gin.query_parameter("recipe.Recipe.model").configurable.wrapped
+    config = gin.query_parameter("recipe.Recipe.model_config").scoped_configurable_fn
     made = config(vocab_size=VOCAB_SIZE)
     return nnx.eval_shape(lambda: model(made, rngs=nnx.Rngs(0)))
 

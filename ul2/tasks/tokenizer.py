@@ -202,6 +202,13 @@ def open_tokenizer(
     )
 
 
+def open_with_vocab(path: str | os.PathLike[str], vocab: Vocab) -> Tokenizer:
+    """Opens a tokenizer as it was when `vocab` was made, added sentinels included."""
+    plain = open_tokenizer(path, mode_convention=vocab.mode_convention)
+    added = vocab.size - plain.vocab.size
+    return open_tokenizer(path, added, vocab.mode_convention) if added else plain
+
+
 def train_tokenizer(
     documents: Iterable[str],
     vocab_size: int,

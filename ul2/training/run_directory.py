@@ -1,0 +1,81 @@
+"""The files of a run beside its checkpoints: what it is, and that it stays so."""
+
+import re
+from pathlib import Path
+from typing import Final
+
+from ul2.training.checkpoints import checkpoints_dir
+
+CONFIG: Final = "config.gin"
+TOKENIZER: Final = "tokenizer.model"
+# What may change while a run goes on. Everything else is what the run is.
+_MAY_CHANGE: Final = frozenset(
+    {
+        "MODEL_DIR",
+        "DATA",
+        "TOTAL_STEPS",
+        "MESH",
+        "MICROBATCHES",
+        "EXAMPLES_PER_ROW",
+        "LOG_EVERY_STEPS",
+        "EVAL_EVERY_STEPS",
+        "EVAL_BATCHES",
+        "SAVE_EVERY_STEPS",
+        "KEEP_CHECKPOINTS",
+        "REMAT",
+    }
+)
+
+
+def check_same_run(model_dir: str | Path, config_text: str) -> None:
+    """Refuses a directory that holds another run.
+
+    Raises:
+        ValueError: it holds checkpoints of a run with another config; the message
+            names the differences.
+    """
+    kept = Path(model_dir) / CONFIG
+    if not kept.is_file() or not any(checkpoints_dir(model_dir).glob("*")):
+        return
+    old, new = _statements(kept.read_text()), _statements(config_text)
+    changes = [
+        f"{name}: {old.get(name, 'unset')} -> {new.get(name, 'unset')}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name) and name not in _MAY_CHANGE
+    ]
+    if changes:
+        raise ValueError(
+            f"{model_dir} holds a run with another config ({'; '.join(changes)}); "
+            "choose another MODEL_DIR or set these back."
+        )
+
+
+def keep(model_dir: str | Path, name: str, content: bytes) -> None:
+    """Writes a file of the run, whole or not at all.
+
+    Raises:
+        ValueError: the directory cannot be written to.
+    """
+    model_dir = Path(model_dir)
+    try:
+        model_dir.mkdir(parents=True, exist_ok=True)
+        partial = model_dir / f".{name}.partial"
+        partial.write_bytes(content)
+        partial.replace(model_dir / name)
+    except OSError as error:
+        raise ValueError(
+            f"cannot write to {model_dir}: {error.strerror}; choose another MODEL_DIR."
+        ) from None
+
+
+def _statements(config_text: str) -> dict[str, str]:
+    """Returns what each name is bound to; values may go on over several lines."""
+    found: dict[str, str] = {}
+    name = None
+    for line in config_text.splitlines():
+        if match := re.match(r"([\w./]+) =(.*)", line):
+            name = match[1]
+            found[name] = match[2].strip()
+        elif name and line.startswith(" "):
+            found[name] += " " + line.strip()
+    return {name: value.replace("\\ ", "") for name, value in found.items()}
