@@ -17,8 +17,8 @@ case "${1:-}" in
 esac
 store=stores/embedded
 run=runs/quickstart_$model
-half=250
-steps=500
+half=200
+steps=400
 
 say() { printf '\n== %s\n' "$*"; }
 ul2() { .venv/bin/ul2 "$@"; }

@@ -153,7 +153,7 @@ class TokenStoreWriter:
             return
         if not self._overwrite:
             raise ValueError(
-                f"{self.path} exists; choose another place or ask to overwrite it."
+                f"{self.path} exists; choose another place, or --overwrite it."
             )
         if not (self.path / MANIFEST_FILE).is_file():
             raise ValueError(
