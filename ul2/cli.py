@@ -9,10 +9,11 @@ import json
 import logging
 import os
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
+
+from ul2 import is_ours
 
 _PACKAGE: Final = Path(__file__).resolve().parent
 _GIN_FLAG: Final = "--gin."
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say("stopped.")
         return 1
     except ValueError as error:
-        if not _is_ours(error):
+        if not is_ours(error):
             raise
         _say(f"error: {error}")
         return 2
@@ -54,15 +55,6 @@ def _is_worth_reading(record: logging.LogRecord) -> bool:
 
 def _say(line: str) -> None:
     sys.stderr.write(line + "\n")
-
-
-def _is_ours(error: ValueError) -> bool:
-    """Returns whether this package raised the error, to tell a person something.
-
-    A ValueError out of a library is a bug of ours, and keeps its traceback.
-    """
-    frames = traceback.extract_tb(error.__traceback__)
-    return Path(frames[-1].filename).resolve().is_relative_to(_PACKAGE)
 
 
 def _take_gin_flags(

@@ -1,0 +1,326 @@
+"""What a person types: answers, one-line errors, exit codes."""
+
+import gzip
+import json
+import os
+import shutil
+
+import pytest
+from wiring_toys import flags, make_store, write_corpus
+
+from ul2 import cli, launch
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return make_store(tmp_path_factory.mktemp("cli"))
+
+
+@pytest.fixture(scope="module")
+def run(store, tmp_path_factory):
+    """A run of two updates."""
+    model_dir = tmp_path_factory.mktemp("run") / "one"
+    assert cli.main(["train", *flags(store, MODEL_DIR=model_dir, TOTAL_STEPS=2)]) == 0
+    return model_dir
+
+
+@pytest.fixture
+def refuse(capfd):
+    """Runs a command that must be refused, and returns the one line that says why."""
+
+    def run_command(*arguments):
+        capfd.readouterr()
+        assert cli.main([str(argument) for argument in arguments]) == 2
+        lines = capfd.readouterr().err.strip().splitlines()
+        assert len(lines) == 1, lines
+        assert lines[0].startswith("error: ")
+        return lines[0]
+
+    return run_command
+
+
+def check(recipe, capfd):
+    """Returns the exit code of `ul2 check` and its report."""
+    capfd.readouterr()
+    code = cli.main(["check", *recipe, "--json"])
+    return code, json.loads(capfd.readouterr().out.splitlines()[-1])
+
+
+# What a config can have wrong.
+
+
+def test_everything_missing_is_named_at_once_with_its_flag(store, refuse):
+    error = refuse("train", *flags(store, DATA="-", TOTAL_STEPS="-"))
+    for name in ("DATA", "MODEL_DIR", "TOTAL_STEPS"):
+        assert f"add --gin.{name}=VALUE" in error
+
+
+def test_missing_files_are_named_with_the_folder_to_look_in(refuse):
+    error = refuse("train")
+    for folder in ("models/NAME", "objectives/NAME", "runs/pretrain"):
+        assert f"add --gin_file=configs/{folder}.gin" in error
+
+
+def test_misspelt_macro_is_refused_with_the_nearest_name(store, tmp_path, refuse):
+    error = refuse("train", *flags(store, MODEL_DIR=tmp_path / "r", BATCH_SIZ=8))
+    assert "nothing reads BATCH_SIZ (did you mean 'BATCH_SIZE'?)" in error
+    assert not (tmp_path / "r").exists()
+
+
+def test_misspelt_parameter_is_refused(store, tmp_path, refuse):
+    macros = {"MODEL_DIR": tmp_path / "r", "optimizers.adafactor.decay_rat": 0.9}
+    error = refuse("train", *flags(store, **macros))
+    assert "doesn't have a parameter named 'decay_rat'" in error
+    assert "--gin.optimizers.adafactor.decay_rat=0.9" in error
+
+
+def test_dead_binding_is_refused(store, tmp_path, refuse):
+    dead = tmp_path / "dead.gin"
+    dead.write_text(
+        "from __gin__ import dynamic_registration\n"
+        "from ul2.training import schedules\n"
+        "schedules.cosine.end_fraction = 0.5\n"
+    )
+    recipe = flags(store, MODEL_DIR=tmp_path / "r")
+    error = refuse("train", *recipe, f"--gin_file={dead}")
+    assert "schedules.cosine.end_fraction is dead" in error
+
+
+def test_unknown_gin_file_is_refused_with_the_nearest_name(refuse):
+    error = refuse("train", "--gin_file=configs/objectives/ul22.gin")
+    assert "did you mean 'configs/objectives/ul2.gin'" in error
+
+
+def test_broken_gin_file_is_refused_with_file_and_line(tmp_path, refuse):
+    broken = tmp_path / "broken.gin"
+    broken.write_text("A = 1\nB = = 2\n")
+    error = refuse("train", f"--gin_file={broken}")
+    assert "broken.gin, line 2" in error
+
+
+def test_check_lists_every_problem_and_measures_what_it_can(store, capfd):
+    code, report = check(flags(store, TOTAL_STEPS="-", MODEL_DIR="-"), capfd)
+    assert code == 2
+    assert len(report["errors"]) == 2
+    assert len(report["denoisers"]) == 7
+    code, report = check(flags(store, MODEL_DIR="unused", SEDE=1, LR=2), capfd)
+    assert code == 2
+    assert sorted(report["errors"]) == [
+        "nothing reads LR: remove it",
+        "nothing reads SEDE (did you mean 'SEED'?): remove it",
+    ]
+
+
+def test_gin_values_need_no_quotes(store):
+    bindings = [("DATA", str(store)), ("MESH", "data=2,fsdp=4"), ("MODEL_DIR", "a/b")]
+    files = ("models/enc_dec_tiny", "objectives/ul2", "runs/pretrain")
+    recipe = launch.read(
+        [f"configs/{name}.gin" for name in files], [*bindings, ("TOTAL_STEPS", "7")]
+    )
+    assert (recipe.mesh, recipe.model_dir) == ("data=2,fsdp=4", "a/b")
+    assert recipe.settings.total_steps == 7
+
+
+def test_flag_without_value_is_refused(capfd):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["train", "--gin.SEED"])
+    assert "write --gin.NAME=VALUE" in capfd.readouterr().err
+
+
+# What a recipe can ask that cannot be done.
+
+
+def test_batch_that_does_not_divide_the_mesh_is_refused(store, tmp_path, refuse):
+    error = refuse("train", *flags(store, MODEL_DIR=tmp_path / "r", BATCH_SIZE=12))
+    assert "BATCH_SIZE=12 does not divide over 8 parts" in error
+    assert "such as 16" in error
+
+
+def test_mesh_that_does_not_fit_the_devices_is_refused(store, tmp_path, refuse):
+    error = refuse("train", *flags(store, MODEL_DIR=tmp_path / "r", MESH="data=3"))
+    assert "MESH" in error
+    assert "8" in error
+
+
+def test_too_few_sentinels_are_refused_with_both_ways_out(store, tmp_path, capfd):
+    wide = {"INPUTS_LENGTH": 256, "TARGETS_LENGTH": 256, "MODEL_DIR": tmp_path / "r"}
+    code, report = check(flags(store, **wide), capfd)
+    (error,) = report["errors"]
+    assert code == 2
+    assert "63 sentinels needed by denoiser 'x_3_50' at 256/256" in error
+    assert "has 40" in error
+    assert "--num_sentinels=63" in error
+    assert "CAP_SPANS = True" in error
+    code, report = check(flags(store, CAP_SPANS=True, **wide), capfd)
+    assert code == 0
+    assert max(row["sentinels_needed"] for row in report["denoisers"]) == 40
+
+
+def test_text_too_short_for_the_lengths_is_refused(store, tmp_path, refuse):
+    long = {"INPUTS_LENGTH": 9000, "TARGETS_LENGTH": 9000, "CAP_SPANS": True}
+    error = refuse("train", *flags(store, MODEL_DIR=tmp_path / "r", **long))
+    assert "one round of the mixture takes" in error
+
+
+def test_negative_step_is_refused(store, refuse):
+    assert "--step=-1" in refuse("inspect", *flags(store), "--step=-1")
+
+
+# What a run directory can hold.
+
+
+def test_directory_of_another_run_is_refused_with_the_difference(run, store, refuse):
+    recipe = flags(store, MODEL_DIR=run, TOTAL_STEPS=3, LEARNING_RATE=0.5)
+    error = refuse("train", *recipe)
+    assert "another config (LEARNING_RATE: 1.0 -> 0.5)" in error
+
+
+def test_run_goes_on_under_another_mesh_and_length(run, store, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    recipe = flags(store, MODEL_DIR=copy, TOTAL_STEPS=3, MESH="data=2,tensor=4")
+    assert cli.main(["train", *recipe]) == 0
+    assert (copy / "checkpoints" / "3").is_dir()
+
+
+def test_fewer_steps_than_were_made_are_refused(run, store, refuse):
+    error = refuse("train", *flags(store, MODEL_DIR=run, TOTAL_STEPS=1))
+    assert "holds step 2" in error
+    assert "TOTAL_STEPS" in error
+
+
+def test_store_of_another_tokenizer_is_refused(run, tmp_path, refuse):
+    other = make_store(tmp_path, num_sentinels=41)
+    error = refuse("train", *flags(other, MODEL_DIR=run, TOTAL_STEPS=3))
+    assert "vocab" in error
+    assert "tokenizer" in error
+
+
+def test_store_of_other_text_is_refused(run, store, tmp_path, refuse):
+    write_corpus(tmp_path / "corpus.jsonl", seed=7)
+    shutil.copy(store / "tokenizer.model", tmp_path / "same.model")
+    source = [f"--text={tmp_path}/corpus.jsonl", f"--vocab={tmp_path}/same.model"]
+    again = tmp_path / "again"
+    assert cli.main(["tokenize", *source, "--held_out=0.2", "--out", str(again)]) == 0
+    error = refuse("train", *flags(again, MODEL_DIR=run, TOTAL_STEPS=3))
+    assert "data position is of another stream" in error
+
+
+def test_finished_run_is_told_again(run, store, capfd):
+    recipe = flags(store, MODEL_DIR=run, TOTAL_STEPS=2)
+    assert cli.main(["train", *recipe, "--json"]) == 0
+    report = json.loads(capfd.readouterr().out.splitlines()[-1])
+    assert report["step"] == 2
+    assert set(report["evaluation"]["denoisers"]) == {
+        *("r_3_15", "r_8_15", "s", "x_3_50", "x_8_50", "x_64_15", "x_64_50")
+    }
+
+
+def test_damaged_store_is_refused(store, tmp_path, refuse):
+    damaged = tmp_path / "damaged"
+    shutil.copytree(store, damaged)
+    (file,) = damaged.glob("train-*.tokens")
+    os.truncate(file, 100)
+    error = refuse("train", *flags(damaged, MODEL_DIR=tmp_path / "r"))
+    assert file.name in error
+
+
+def test_unwritable_directory_is_refused(store, tmp_path, refuse):
+    (tmp_path / "file").write_text("")
+    error = refuse("train", *flags(store, MODEL_DIR=tmp_path / "file" / "run"))
+    assert "choose another MODEL_DIR" in error
+
+
+# What text can be.
+
+
+def tokenize(text, out, *options):
+    vocab = ("--train_vocab=400", "--num_sentinels=8")
+    return ["tokenize", "--text", text, "--out", out, *vocab, *options]
+
+
+def test_text_that_is_not_there_or_empty_is_refused(tmp_path, refuse):
+    out = tmp_path / "out"
+    assert "no file matches" in refuse(*tokenize(tmp_path / "*.txt", out))
+    (tmp_path / "empty.txt").write_text("")
+    assert "no text" in refuse(*tokenize(tmp_path / "empty.txt", out))
+    (tmp_path / "table.csv").write_text("a,b")
+    assert "cannot read this kind" in refuse(*tokenize(tmp_path / "table.csv", out))
+    assert not out.exists()
+
+
+def test_broken_line_is_named_and_refused_or_skipped_by_choice(tmp_path, refuse, capfd):
+    corpus = write_corpus(tmp_path / "a.jsonl", 60)
+    lines = corpus.read_bytes().splitlines()
+    lines[4] = b'{"text": "caf\xe9"}'
+    lines[9] = b'{"text": '
+    corpus.write_bytes(b"\n".join(lines))
+    out = tmp_path / "out"
+    assert f"{corpus}:5" in refuse(*tokenize(corpus, out))
+    arguments = map(str, tokenize(corpus, out, "--on_error=skip", "--json"))
+    assert cli.main([*arguments]) == 0
+    captured = capfd.readouterr()
+    report = json.loads(captured.out.splitlines()[-1])
+    assert (report["skipped"], sum(report["documents"].values())) == (2, 58)
+    assert f"{corpus}:5" in captured.err
+    assert f"{corpus}:10" in captured.err
+
+
+def test_store_that_exists_is_refused(store, tmp_path, refuse):
+    corpus = write_corpus(tmp_path / "a.jsonl", 60)
+    before = (store / "manifest.json").read_bytes()
+    assert "--overwrite" in refuse(*tokenize(corpus, store))
+    assert (store / "manifest.json").read_bytes() == before
+
+
+def test_sentinels_are_sized_by_the_objective(tmp_path, capfd):
+    corpus = tmp_path / "a.jsonl.gz"
+    plain = write_corpus(tmp_path / "a.jsonl", 60)
+    corpus.write_bytes(gzip.compress(plain.read_bytes()))
+    arguments = ["tokenize", "--text", str(corpus), "--train_vocab=700", "--out"]
+    assert cli.main([*arguments, str(tmp_path / "wide")]) == 0
+    vocab = json.loads((tmp_path / "wide" / "manifest.json").read_text())["vocab"]
+    assert len(vocab["sentinel_ids"]) == 256  # UL2 at 1024/1024
+    small = ["--gin_file=configs/objectives/span_corruption.gin"]
+    small += ["--gin.INPUTS_LENGTH=512", "--gin.TARGETS_LENGTH=512"]
+    assert cli.main([*arguments, str(tmp_path / "small"), *small]) == 0
+    vocab = json.loads((tmp_path / "small" / "manifest.json").read_text())["vocab"]
+    assert len(vocab["sentinel_ids"]) == 28
+
+
+# The rest.
+
+
+def test_bug_of_ours_keeps_its_traceback(store, monkeypatch):
+    def fail(*arguments):
+        json.loads("{")
+
+    monkeypatch.setattr(launch, "check", fail)
+    with pytest.raises(ValueError, match="Expecting property name"):
+        cli.main(["check", *flags(store)])
+
+
+def test_infer_fills_every_row_of_a_file(run, tmp_path):
+    rows = [{"inputs": "the ___ reads"}, {"inputs": "rivers", "mode": "S", "id": 7}]
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = ["infer", "--checkpoint", run, "--input", source, "--output", out]
+    assert cli.main([*map(str, arguments), "--max_tokens=4", "--mode=R"]) == 0
+    first, second = map(json.loads, out.read_text().splitlines())
+    assert (first["mode"], second["mode"], second["id"]) == ("R", "S", 7)
+    assert first["prediction"].startswith("<extra_id_0>")
+    assert first["filled"].startswith("the ")
+    assert second["filled"].startswith("rivers")
+
+
+def test_infer_refuses_what_it_cannot_read(run, tmp_path, refuse):
+    arguments = ["infer", "--checkpoint", run]
+    assert "needs --output" in refuse(*arguments, "--input=a.jsonl")
+    missing = ["--input", tmp_path / "no.jsonl", "--output", tmp_path / "o"]
+    assert "cannot read --input" in refuse(*arguments, *missing)
+    (tmp_path / "bad.jsonl").write_text('{"inputs": "a"}\n{"text": "b"}\n')
+    bad = ["--input", tmp_path / "bad.jsonl", "--output", tmp_path / "o"]
+    assert "bad.jsonl:2" in refuse(*arguments, *bad)
+    assert "mode 'Q'" in refuse(*arguments, "--text=a", "--mode=Q")
+    error = refuse("infer", "--checkpoint", tmp_path / "none", "--text=a")
+    assert str(tmp_path / "none") in error
