@@ -10,13 +10,15 @@ import ast
 import contextlib
 import dataclasses
 import difflib
+import inspect
+import types
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import gin
 
-from ul2 import inspection
+from ul2 import inspection, is_ours
 from ul2.data.loader import Loader
 from ul2.decoding.greedy import greedy
 from ul2.decoding.text import fill, make_prompt
@@ -72,13 +74,11 @@ def read(
     """
     problems = _begin(gin_files, bindings)
     problems += _parse([pair for pair in defaults if pair[0] in _undefined_macros()])
-    problems += _missing()
+    problems += _missing() + _of_wrong_type()
     if problems:
         raise ConfigError(problems)
-    try:
+    with _plain_errors():
         recipe: Recipe = gin.get_configurable(Recipe)()
-    except (TypeError, ValueError) as error:
-        raise ConfigError([_one_line(error)]) from None
     return recipe
 
 
@@ -97,8 +97,9 @@ def exercise(recipe: Recipe, vocab: Vocab) -> str:
     Raises:
         ConfigError: bindings that nothing read, all of them.
     """
-    model = define_model(recipe.make_model(vocab))
-    recipe.optimizer(recipe.schedule, model.param_axes)
+    with _plain_errors():
+        model = define_model(recipe.make_model(vocab))
+        recipe.optimizer(recipe.schedule, model.param_axes)
     dead = list(_dead_bindings())
     if dead:
         raise ConfigError(dead)
@@ -133,18 +134,53 @@ def check(gin_files: Sequence[str], bindings: Bindings) -> dict[str, Any]:
             mesh = make_mesh(recipe.mesh)
             source = recipe.source("train", mesh)
             report |= inspection.measure(source.stream, source.packing)
+            with _collect(errors):
+                check_start(recipe, vocab, Loader(source))
             recipe.held_out_batches(mesh)
     return report
 
 
+def check_start(recipe: Recipe, vocab: Vocab, batches: Loader) -> None:
+    """Refuses a run that cannot begin, or go on.
+
+    The loop refuses most of it too, but by then the run's files would be replaced.
+
+    Args:
+        recipe: the run.
+        vocab: of its data.
+        batches: of its data; moved to where the run stopped.
+
+    Raises:
+        ValueError: the directory cannot be written to, or a checkpoint is missing,
+            beyond the last step, or of another vocabulary or text.
+    """
+    run_directory.check_writable(recipe.model_dir)
+    if not run_directory.has_checkpoint(recipe.model_dir):
+        if recipe.initial_checkpoint is not None:
+            initial = checkpoints.read_contract(recipe.initial_checkpoint)
+            checkpoints.check_vocab(initial, vocab)
+        return
+    saved = checkpoints.read_contract(recipe.model_dir)
+    if saved.step > recipe.settings.total_steps:
+        raise ValueError(
+            f"{recipe.model_dir} holds step {saved.step}, beyond TOTAL_STEPS="
+            f"{recipe.settings.total_steps}; raise it or choose another MODEL_DIR."
+        )
+    checkpoints.check_vocab(saved, vocab)
+    if saved.data_position is not None:
+        batches.seek(saved.data_position)
+
+
 @contextlib.contextmanager
 def _collect(errors: list[str]) -> Iterator[None]:
-    """Notes what is wrong, and goes on."""
+    """Notes what is wrong, and goes on; a bug of ours is not noted but raised."""
     try:
         yield
     except ConfigError as error:
         errors += error.problems
     except ValueError as error:
+        if not is_ours(error):
+            raise
         errors.append(str(error))
 
 
@@ -229,6 +265,8 @@ def train(recipe: Recipe, *, show_progress: bool = True) -> loop.TrainSummary:
     held_out_batches = recipe.held_out_batches(mesh)
     config_text = exercise(recipe, vocab)
     run_directory.check_same_run(recipe.model_dir, config_text)
+    batches = Loader(source)
+    check_start(recipe, vocab, batches)
     tokenizer = store.tokenizer_path.read_bytes()
     run_directory.keep(recipe.model_dir, run_directory.CONFIG, config_text.encode())
     run_directory.keep(recipe.model_dir, run_directory.TOKENIZER, tokenizer)
@@ -238,7 +276,7 @@ def train(recipe: Recipe, *, show_progress: bool = True) -> loop.TrainSummary:
         optimizer=recipe.optimizer,
         schedule=recipe.schedule,
         mesh=mesh,
-        batches=Loader(source),
+        batches=batches,
         denoiser_names=recipe.mixture.names,
         vocab=vocab,
         config_text=config_text,
@@ -353,6 +391,47 @@ def _missing() -> list[str]:
     ]
 
 
+def _of_wrong_type() -> list[str]:
+    """Returns a line for every number, text or flag that is of another type.
+
+    `--gin.CAP_SPANS=no` is a text, and every text counts as true.
+    """
+    macros = _macros()
+    problems = []
+    for (_, selector), values in gin.config._CONFIG.items():
+        if selector == "gin.macro":
+            continue
+        signature = inspect.signature(gin.config._REGISTRY[selector].wrapped)
+        for parameter, value in values.items():
+            name = f"{selector}.{parameter}"
+            if isinstance(value, gin.config.ConfigurableReference):
+                name = value.scoped_selector.removesuffix("/gin.macro")
+                value = macros.get(name, value)
+            kinds = _plain_types(signature.parameters[parameter].annotation)
+            is_known = not isinstance(value, gin.config.ConfigurableReference)
+            if is_known and kinds and type(value) not in kinds:
+                problems.append(_wrong_type(name, value, kinds))
+    return sorted(set(problems))
+
+
+def _wrong_type(name: str, value: Any, kinds: Sequence[type]) -> str:
+    allowed = " or ".join(kind.__name__ for kind in kinds)
+    quoted = f": add --gin.{name}=\"'{value}'\"" if kinds[0] is str else ""
+    return f"{name} = {value!r} is no {allowed}{quoted}"
+
+
+def _plain_types(annotation: Any) -> tuple[type, ...]:
+    """Returns the types that an annotation allows, if it names plain ones alone.
+
+    float | None   ->   (float, NoneType, int)
+    """
+    union = isinstance(annotation, types.UnionType)
+    kinds = annotation.__args__ if union else (annotation,)
+    if not set(kinds) <= {int, float, str, bool, types.NoneType}:
+        return ()
+    return (*kinds, int) if float in kinds and int not in kinds else kinds
+
+
 def _dead_bindings() -> Iterator[str]:
     """Yields a line for every binding that nothing has read."""
     read_values = gin.config._OPERATIVE_CONFIG
@@ -371,8 +450,28 @@ def _did_you_mean(name: str, known: Any) -> str:
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
+@contextlib.contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Takes off what gin adds to the errors of what it calls.
+
+    Raises:
+        ConfigError: a value was refused, or one that has no default was not given.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if not is_ours(error):
+            raise
+        raise ConfigError([_one_line(error)]) from None
+    except TypeError as error:
+        if "No values supplied by Gin" not in str(error):
+            raise
+        raise ConfigError([_one_line(error)]) from None
+
+
 def _one_line(error: BaseException) -> str:
     """Returns an error of gin's, which draws pictures, as one line."""
     text = str(error) or type(error).__name__
-    text = text.split("In bindings string line")[0]
+    for picture in ("In bindings string line", "In call to configurable"):
+        text = text.split(picture)[0]
     return " ".join(line.strip(" ^") for line in text.splitlines() if line.strip(" ^"))

@@ -125,6 +125,8 @@ class Recipe:
         Raises:
             ValueError: the held-out text is too short for one round of the mixture.
         """
+        if self.eval_batches < 0:
+            raise ValueError(f"EVAL_BATCHES={self.eval_batches} must be at least 0.")
         if not self.eval_batches:
             return None
         try:

@@ -1,5 +1,6 @@
 """The files of a run beside its checkpoints: what it is, and that it stays so."""
 
+import os
 import re
 from pathlib import Path
 from typing import Final
@@ -27,6 +28,12 @@ _MAY_CHANGE: Final = frozenset(
 )
 
 
+def has_checkpoint(model_dir: str | Path) -> bool:
+    """Returns whether a run has saved anything, so that it can go on."""
+    # A step that is being written has a longer name.
+    return any(path.name.isdigit() for path in checkpoints_dir(model_dir).glob("*"))
+
+
 def check_same_run(model_dir: str | Path, config_text: str) -> None:
     """Refuses a directory that holds another run.
 
@@ -35,7 +42,7 @@ def check_same_run(model_dir: str | Path, config_text: str) -> None:
             names the differences.
     """
     kept = Path(model_dir) / CONFIG
-    if not kept.is_file() or not any(checkpoints_dir(model_dir).glob("*")):
+    if not kept.is_file() or not has_checkpoint(model_dir):
         return
     old, new = _statements(kept.read_text()), _statements(config_text)
     changes = [
@@ -47,6 +54,21 @@ def check_same_run(model_dir: str | Path, config_text: str) -> None:
         raise ValueError(
             f"{model_dir} holds a run with another config ({'; '.join(changes)}); "
             "choose another MODEL_DIR or set these back."
+        )
+
+
+def check_writable(model_dir: str | Path) -> None:
+    """Refuses a directory that cannot be made or written to; makes none.
+
+    Raises:
+        ValueError: names what is in the way.
+    """
+    path = Path(model_dir).absolute()
+    nearest = next(place for place in (path, *path.parents) if place.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise ValueError(
+            f"cannot write to {model_dir}: {nearest} is no directory that you may "
+            "write to; choose another MODEL_DIR."
         )
 
 
