@@ -19,16 +19,16 @@ import functools
 from typing import NamedTuple
 
 import numpy as np
-from grain.experimental import index_shuffle
 from numpy.typing import NDArray
 
+from ul2.data.permutation import permute
 from ul2.data.token_store import Split
 from ul2.denoising.denoisers import Examples, Fit, denoise
 from ul2.denoising.mixture import Mixture
 from ul2.vocab import Vocab
 
 # What a generator is for, so that no two draws share their bits.
-_ORDER, _EPOCH, _SPANS = range(3)
+_ORDER, _ROTATION, _PLACES, _SPANS = range(4)
 
 
 class BatchPlan(NamedTuple):
@@ -140,27 +140,23 @@ class Stream:
         count = self.mixture.counts[index]
         places = count * self.rounds_per_epoch
         offset = sum(self.mixture.counts[i] * self.fits[i].text for i in range(index))
-        starts = np.empty(plan.composition[index], np.int64)
-        for i in range(len(starts)):
-            epoch, use = divmod(int(plan.first[index]) + i, places)
-            rotation, shuffle_seed = self._epoch(epoch)
-            place = index_shuffle(
-                use, max_index=places - 1, seed=shuffle_seed + index, rounds=4
+        uses = plan.first[index] + np.arange(plan.composition[index])
+        epochs, uses = np.divmod(uses, places)
+        starts = np.empty_like(uses)
+        for epoch in np.unique(epochs).tolist():
+            here = epochs == epoch
+            order = self._generator(_PLACES, index, epoch)
+            turns, slots = np.divmod(permute(uses[here], places, order), count)
+            rotation = self._generator(_ROTATION, 0, epoch).integers(
+                self.split.num_tokens
             )
-            turn, slot = divmod(place, count)
-            starts[i] = (
+            starts[here] = (
                 rotation
-                + turn * self.round_tokens
+                + turns * self.round_tokens
                 + offset
-                + slot * self.fits[index].text
+                + slots * self.fits[index].text
             )
         return starts % self.split.num_tokens
-
-    @functools.lru_cache(maxsize=4)  # noqa: B019 (streams live as long as the run)
-    def _epoch(self, epoch: int) -> tuple[int, int]:
-        """Returns where an epoch's first round starts, and its permutations' seed."""
-        rng = self._generator(_EPOCH, 0, epoch)
-        return int(rng.integers(self.split.num_tokens)), int(rng.integers(2**31))
 
     def _generator(self, purpose: int, index: int, number: int) -> np.random.Generator:
         """Returns the generator of (seed, purpose, denoiser, batch).
