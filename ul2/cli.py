@@ -29,6 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     gin_flags, rest = _take_gin_flags(arguments)
     options = _parser().parse_args(rest)
     run: Callable[[argparse.Namespace], dict[str, Any]] = options.run
+    if gin_flags and not hasattr(options, "gin_file"):
+        _say(f"error: this command reads no --gin.{gin_flags[0][0]}.")
+        return 2
     options.bindings = gin_flags
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.getLogger("absl").addFilter(_is_worth_reading)
@@ -210,6 +213,22 @@ def _console(options: argparse.Namespace) -> Any:
     return Console(stderr=options.json, width=wide)
 
 
+def _check_at_least(minimum: int, flag: str, value: int | None) -> None:
+    if value is not None and value < minimum:
+        raise ValueError(f"--{flag}={value} must be at least {minimum}.")
+
+
+def _check_can_write(flag: str, path: str) -> None:
+    """Refuses a place that nothing can be written to, before the work is done."""
+    folder = Path(path).absolute().parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--{flag}={path}: {folder}: {error.strerror}.") from None
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f"--{flag}={path}: no permission to write to {folder}.")
+
+
 def _tokenize(options: argparse.Namespace) -> dict[str, Any]:
     import dataclasses
     import importlib
@@ -219,8 +238,13 @@ def _tokenize(options: argparse.Namespace) -> dict[str, Any]:
     from ul2.tasks.sources import TextSource
     from ul2.tasks.tokenizer import open_tokenizer, train_tokenizer
 
+    _check_at_least(0, "num_sentinels", options.num_sentinels)
+    _check_can_write("out", options.out)
     for module in options.import_module:
-        importlib.import_module(module)
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            raise ValueError(f"--import_module={module}: {error}.") from None
     source: TextSource | tokenization.TaskSource
     if options.task:
         source = tokenization.TaskSource(
@@ -324,8 +348,8 @@ def _inspect(options: argparse.Namespace) -> dict[str, Any]:
     from ul2.sharding.mesh import make_mesh
     from ul2.tasks.tokenizer import open_with_vocab
 
-    if options.step < 0:
-        raise ValueError(f"--step={options.step} must be at least 0.")
+    _check_at_least(0, "step", options.step)
+    _check_at_least(1, "examples", options.examples)
     recipe = launch.read(
         options.gin_file, options.bindings, launch.NOT_NEEDED_WITHOUT_TRAINING
     )
@@ -351,13 +375,18 @@ def _infer(options: argparse.Namespace) -> dict[str, Any]:
 
     if options.input and not options.output:
         raise ValueError("--input needs --output, the file to write.")
-    mode = None if options.mode == "none" else options.mode
+    _check_at_least(1, "max_tokens", options.max_tokens)
+    if options.output:
+        _check_can_write("output", options.output)
     if options.text is not None:
         rows = [{"inputs": options.text}]
     else:
         rows = _read_rows(Path(options.input))
     predictions = launch.infer(
-        options.checkpoint, rows, mode=mode, max_tokens=options.max_tokens
+        options.checkpoint,
+        rows,
+        mode=options.mode,
+        max_tokens=options.max_tokens,
     )
     if options.output:
         lines = "".join(json.dumps(row) + "\n" for row in predictions)
@@ -372,13 +401,15 @@ def _infer(options: argparse.Namespace) -> dict[str, Any]:
 def _read_rows(file: Path) -> list[dict[str, Any]]:
     """Reads rows of JSON with at least `inputs`."""
     try:
-        lines = file.read_text().splitlines()
+        lines = file.read_bytes().splitlines()
     except OSError as error:
         raise ValueError(f"cannot read --input {file}: {error.strerror}.") from None
     rows = []
     for number, line in enumerate(lines, 1):
         try:
-            row = json.loads(line)
+            row = json.loads(line.decode())
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{file}:{number}: not UTF-8 ({error.reason}).") from None
         except json.JSONDecodeError as error:
             raise ValueError(f"{file}:{number}: no JSON ({error.msg}).") from None
         if not isinstance(row, dict) or not isinstance(row.get("inputs"), str):

@@ -46,6 +46,8 @@ _WHERE: Final = {
     "model_config": "add --gin_file=configs/models/NAME.gin",
     "mixture": "add --gin_file=configs/objectives/NAME.gin",
 }
+# Decoding holds the activations of this many rows.
+_ROWS_AT_ONCE: Final = 32
 _RUN_FILE: Final = "add --gin_file=configs/runs/pretrain.gin"
 
 
@@ -196,7 +198,7 @@ def infer(
     Args:
         checkpoint: a run.
         rows: each with `inputs`, and its own `mode` if it has one.
-        mode: R, S, X or None, for rows without one.
+        mode: R, S, X or none, for rows without one.
         max_tokens: longest output.
 
     Returns:
@@ -206,6 +208,7 @@ def infer(
     vocab = contract.vocab
     tokenizer = open_with_vocab(Path(checkpoint) / run_directory.TOKENIZER, vocab)
     modes = [row.get("mode", mode) for row in rows]
+    modes = [None if one == "none" else one for one in modes]
     prompts = [
         make_prompt(row["inputs"], one, tokenizer.encode, vocab)
         for row, one in zip(rows, modes, strict=True)
@@ -213,13 +216,16 @@ def infer(
     model, _ = checkpoints.load_model(
         checkpoint, recipe.make_model(vocab), make_mesh("auto")
     )
-    outputs = greedy(
-        model,
-        [prompt.inputs for prompt in prompts],
-        vocab,
-        max_tokens=max_tokens,
-        forced=[prompt.forced for prompt in prompts],
-    )
+    outputs: list[list[int]] = []
+    for start in range(0, len(prompts), _ROWS_AT_ONCE):
+        some = prompts[start : start + _ROWS_AT_ONCE]
+        outputs += greedy(
+            model,
+            [prompt.inputs for prompt in some],
+            vocab,
+            max_tokens=max_tokens,
+            forced=[prompt.forced for prompt in some],
+        )
     return [
         {
             **row,
