@@ -6,21 +6,26 @@ it a permutation. Grain's `index_shuffle` does this for one index at a time, and
 far where places are few: 2.5 ms an index below 5,000.
 """
 
+from typing import Final
+
 import numpy as np
 from numpy.typing import NDArray
 
-_ROUNDS = 4
+# Keys, and so rounds, of the network.
+NUM_KEYS: Final = 4
 
 
 def permute(
-    indices: NDArray[np.int64], size: int, rng: np.random.Generator
+    indices: NDArray[np.int64], size: int, keys: NDArray[np.uint64]
 ) -> NDArray[np.int64]:
     """Sends each index below `size` to another one, no two to the same.
 
-    The generator alone decides how: the same state, the same permutation.
+    Args:
+        indices: in [0, size).
+        size: how many there are.
+        keys: `[NUM_KEYS]` random numbers; they alone decide how.
     """
     half = max(1, -(-(size - 1).bit_length() // 2))
-    keys = rng.integers(2**64, size=_ROUNDS, dtype=np.uint64)
     places = _scramble(indices.astype(np.uint64), half, keys)
     while (outside := places >= size).any():
         places[outside] = _scramble(places[outside], half, keys)

@@ -21,14 +21,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ul2.data.permutation import permute
+from ul2.data.permutation import NUM_KEYS, permute
 from ul2.data.token_store import Split
 from ul2.denoising.denoisers import Examples, Fit, denoise
 from ul2.denoising.mixture import Mixture
 from ul2.vocab import Vocab
 
 # What a generator is for, so that no two draws share their bits.
-_ORDER, _ROTATION, _PLACES, _SPANS = range(4)
+_ORDER, _EPOCH, _SPANS = range(3)
 
 
 class BatchPlan(NamedTuple):
@@ -145,11 +145,8 @@ class Stream:
         starts = np.empty_like(uses)
         for epoch in np.unique(epochs).tolist():
             here = epochs == epoch
-            order = self._generator(_PLACES, index, epoch)
-            turns, slots = np.divmod(permute(uses[here], places, order), count)
-            rotation = self._generator(_ROTATION, 0, epoch).integers(
-                self.split.num_tokens
-            )
+            rotation, keys = self._epoch(epoch)
+            turns, slots = np.divmod(permute(uses[here], places, keys[index]), count)
             starts[here] = (
                 rotation
                 + turns * self.round_tokens
@@ -157,6 +154,14 @@ class Stream:
                 + slots * self.fits[index].text
             )
         return starts % self.split.num_tokens
+
+    @functools.lru_cache(maxsize=4)  # noqa: B019 (streams live as long as the run)
+    def _epoch(self, epoch: int) -> tuple[int, NDArray[np.uint64]]:
+        """Returns where an epoch's first round starts, and its permutations' keys."""
+        rng = self._generator(_EPOCH, 0, epoch)
+        rotation = int(rng.integers(self.split.num_tokens))
+        shape = (len(self.fits), NUM_KEYS)
+        return rotation, rng.integers(2**64, size=shape, dtype=np.uint64)
 
     def _generator(self, purpose: int, index: int, number: int) -> np.random.Generator:
         """Returns the generator of (seed, purpose, denoiser, batch).
