@@ -129,34 +129,40 @@ def check(gin_files: Sequence[str], bindings: Bindings) -> dict[str, Any]:
         return report
     with _collect(errors):
         _, vocab = recipe.open_store()
+        config_text = None
         with _collect(errors):
             config_text = exercise(recipe, vocab)
-            run_directory.check_same_run(recipe.model_dir, config_text)
         with _collect(errors):
             mesh = make_mesh(recipe.mesh)
             source = recipe.source("train", mesh)
             report |= inspection.measure(source.stream, source.packing)
-            with _collect(errors):
-                check_start(recipe, vocab, Loader(source))
+            if config_text is not None:
+                with _collect(errors):
+                    check_start(recipe, config_text, vocab, Loader(source))
             recipe.held_out_batches(mesh)
     return report
 
 
-def check_start(recipe: Recipe, vocab: Vocab, batches: Loader) -> None:
+def check_start(
+    recipe: Recipe, config_text: str, vocab: Vocab, batches: Loader
+) -> None:
     """Refuses a run that cannot begin, or go on.
 
     The loop refuses most of it too, but by then the run's files would be replaced.
 
     Args:
         recipe: the run.
+        config_text: its operative config.
         vocab: of its data.
         batches: of its data; moved to where the run stopped.
 
     Raises:
-        ValueError: the directory cannot be written to, or a checkpoint is missing,
-            beyond the last step, or of another vocabulary or text.
+        ValueError: the directory cannot be written to or holds another run, or a
+            checkpoint is missing, beyond the last step, or of another vocabulary or
+            text.
     """
     run_directory.check_writable(recipe.model_dir)
+    run_directory.check_same_run(recipe.model_dir, config_text)
     if not run_directory.has_checkpoint(recipe.model_dir):
         if recipe.initial_checkpoint is not None:
             initial = checkpoints.read_contract(recipe.initial_checkpoint)
@@ -270,9 +276,8 @@ def train(recipe: Recipe, *, show_progress: bool = True) -> loop.TrainSummary:
     source = recipe.source("train", mesh)
     held_out_batches = recipe.held_out_batches(mesh)
     config_text = exercise(recipe, vocab)
-    run_directory.check_same_run(recipe.model_dir, config_text)
     batches = Loader(source)
-    check_start(recipe, vocab, batches)
+    check_start(recipe, config_text, vocab, batches)
     tokenizer = store.tokenizer_path.read_bytes()
     run_directory.keep(recipe.model_dir, run_directory.CONFIG, config_text.encode())
     run_directory.keep(recipe.model_dir, run_directory.TOKENIZER, tokenizer)
@@ -470,7 +475,7 @@ def _plain_errors() -> Iterator[None]:
             raise
         raise ConfigError([_one_line(error)]) from None
     except TypeError as error:
-        if "No values supplied by Gin" not in str(error):
+        if "required" not in str(error):
             raise
         raise ConfigError([_one_line(error)]) from None
 
