@@ -142,7 +142,7 @@ class Stream:
         offset = sum(self.mixture.counts[i] * self.fits[i].text for i in range(index))
         uses = plan.first[index] + np.arange(plan.composition[index])
         epochs, uses = np.divmod(uses, places)
-        starts = np.empty_like(uses)
+        starts: NDArray[np.int64] = np.empty_like(uses)
         for epoch in np.unique(epochs).tolist():
             here = epochs == epoch
             rotation, keys = self._epoch(epoch)
@@ -153,7 +153,8 @@ class Stream:
                 + offset
                 + slots * self.fits[index].text
             )
-        return starts % self.split.num_tokens
+        starts %= self.split.num_tokens
+        return starts
 
     @functools.lru_cache(maxsize=4)  # noqa: B019 (streams live as long as the run)
     def _epoch(self, epoch: int) -> tuple[int, NDArray[np.uint64]]:
