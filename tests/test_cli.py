@@ -324,3 +324,56 @@ def test_infer_refuses_what_it_cannot_read(run, tmp_path, refuse):
     assert "mode 'Q'" in refuse(*arguments, "--text=a", "--mode=Q")
     error = refuse("infer", "--checkpoint", tmp_path / "none", "--text=a")
     assert str(tmp_path / "none") in error
+
+
+def test_row_chooses_its_mode_or_none(run, tmp_path):
+    rows = [{"inputs": "a", "mode": mode} for mode in ("X", "none", None)]
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text("\n".join(map(json.dumps, rows)))
+    arguments = ["infer", "--checkpoint", run, "--input", source, "--output", out]
+    assert cli.main([*map(str, arguments), "--max_tokens=1", "--mode=R"]) == 0
+    answers = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["mode"] for row in answers] == ["X", None, None]
+
+
+def test_input_that_is_no_utf8_is_refused_with_its_line(run, tmp_path, refuse):
+    (tmp_path / "bad.jsonl").write_bytes(b'{"inputs": "a"}\n{"inputs": "caf\xe9"}\n')
+    arguments = ["infer", "--checkpoint", run, "--input", tmp_path / "bad.jsonl"]
+    assert "bad.jsonl:2: not UTF-8" in refuse(*arguments, "--output", tmp_path / "o")
+
+
+def test_output_that_cannot_be_written_is_refused_before_the_work(
+    run, tmp_path, refuse
+):
+    (tmp_path / "file").write_text('{"inputs": "a"}')
+    inside = tmp_path / "file" / "out"
+    arguments = ["infer", "--checkpoint", run, "--input", tmp_path / "file"]
+    assert f"--output={inside}: " in refuse(*arguments, "--output", inside)
+    corpus = write_corpus(tmp_path / "a.jsonl", 9)
+    assert f"--out={inside}: " in refuse(*tokenize(corpus, inside))
+
+
+@pytest.mark.parametrize(
+    ("command", "flag"),
+    [
+        (["inspect"], "--examples=0"),
+        (["infer", "--checkpoint=none", "--text=a"], "--max_tokens=0"),
+        (
+            ["tokenize", "--text=embedded", "--vocab=v", "--out=none"],
+            "--num_sentinels=-1",
+        ),
+    ],
+)
+def test_number_below_the_least_is_refused(refuse, command, flag):
+    assert refuse(*command, flag).startswith(f"error: {flag} must be at least ")
+
+
+def test_module_that_is_not_there_is_refused(tmp_path, refuse):
+    command = ["tokenize", "--task=t", "--vocab=v", "--out", tmp_path / "out"]
+    error = refuse(*command, "--import_module=no_such.module")
+    assert "--import_module=no_such.module: No module named 'no_such'" in error
+
+
+def test_macro_of_a_command_that_reads_none_is_refused(refuse):
+    error = refuse("infer", "--checkpoint=none", "--text=a", "--gin.MESH=auto")
+    assert "--gin.MESH" in error

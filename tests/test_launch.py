@@ -214,6 +214,20 @@ def test_bug_of_a_library_is_no_error_of_the_config(store, monkeypatch):
         errors_of(flags(store, MODEL_DIR="unused"))
 
 
+def test_config_files_are_found_from_any_folder(store, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    assert errors_of(flags(store, MODEL_DIR="unused")) == []
+    own = tmp_path / "own.gin"
+    own.write_text("include 'configs/runs/pretrain.gin'\nSEED = 3\n")
+    files, bindings = parse(flags(store, MODEL_DIR="unused"))
+    assert launch.read([*files, "own.gin"], bindings).seed == 3
+    own.write_text("include 'configs/runs/nowhere.gin'\n")
+    (error,) = launch.check([*files, "own.gin"], bindings)["errors"]
+    assert "configs/runs/nowhere.gin" in error
+    assert "\n" not in error
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize(
     ("objective", "bindings", "needed"),
     [

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import difflib
 import inspect
+import os
 import types
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -39,8 +40,8 @@ NOT_NEEDED_WITHOUT_TRAINING: Final[Bindings] = (
 )
 
 _PACKAGE: Final = Path(__file__).resolve().parent
-# `configs` lies beside the package in a checkout, inside it in a wheel.
-_ROOTS: Final = (_PACKAGE.parent, _PACKAGE)
+# `configs` lies inside the package in a wheel, beside it in a checkout.
+_ROOTS: Final = (_PACKAGE, _PACKAGE.parent)
 _WHERE: Final = {
     "model": "add --gin_file=configs/models/NAME.gin",
     "model_config": "add --gin_file=configs/models/NAME.gin",
@@ -323,8 +324,10 @@ def _begin(gin_files: Sequence[str], bindings: Bindings) -> list[str]:
         ConfigError: a file is wrong; whatever comes after it would only add to that.
     """
     gin.clear_config()
-    for root in _ROOTS:
-        gin.add_config_file_search_path(str(root))
+    gin.config._LOCATION_PREFIXES[:] = ["", *map(str, _ROOTS)]
+    # Files alone: gin's other reader looks a file up among the Python packages, and
+    # fails at `configs/` wherever that is on the path.
+    gin.config._FILE_READERS[:] = [(open, os.path.isfile)]
     for name in gin_files:
         path = _find(name)
         try:
