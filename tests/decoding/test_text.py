@@ -1,6 +1,10 @@
+import io
+
 import pytest
+import sentencepiece
 
 from ul2.decoding.text import fill, make_prompt
+from ul2.tasks.tokenizer import open_tokenizer, train_tokenizer
 from ul2.vocab import Vocab
 
 VOCAB = Vocab(
@@ -29,11 +33,11 @@ def test_prompt_and_filling_are_the_worked_example():
     text = "The ___ sat on the ___."
     prompt = make_prompt(text, "R", encode, VOCAB)
     assert prompt.inputs == [
-        *[160, *encode("The "), 150],
-        *[*encode(" sat on the "), 151, *encode("."), 1],
+        *[160, *encode("The"), 150],
+        *[*encode(" sat on the"), 151, *encode("."), 1],
     ]
     assert prompt.forced == [150]
-    output = [150, *encode("cat"), 151, *encode("mat")]
+    output = [150, *encode(" cat"), 151, *encode(" mat")]
     assert fill(text, output, decode, VOCAB) == "The cat sat on the mat."
 
 
@@ -52,3 +56,57 @@ def test_text_without_blanks_is_continued():
 def test_more_blanks_than_sentinels_are_refused():
     with pytest.raises(ValueError, match="3 blanks, but the vocabulary has 2"):
         make_prompt("___ ___ ___", None, encode, VOCAB)
+
+
+def train_foreign(path):
+    """A vocabulary as T5's: words start with a space that is dropped at the front."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([SENTENCE] * 9),
+        model_writer=model,
+        vocab_size=40,
+        hard_vocab_limit=False,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        pad_piece="<pad>",
+        minloglevel=2,
+    )
+    path.write_bytes(model.getvalue())
+    return open_tokenizer(path, extra_sentinels=4)
+
+
+SENTENCE = "the model reads every word of the story"
+
+
+@pytest.fixture(scope="module", params=["own", "foreign"])
+def tokenizer(request, tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "tokenizer.model"
+    if request.param == "foreign":
+        return train_foreign(path)
+    return open_tokenizer(train_tokenizer([SENTENCE] * 9, 300, 4, path))
+
+
+def test_prompt_has_the_tokens_of_the_text_around_its_blank(tokenizer):
+    vocab = tokenizer.vocab
+    prompt = make_prompt("the model ___ every word", None, tokenizer.encode, vocab)
+    text = tokenizer.encode("the model reads every word")
+    at = prompt.inputs.index(vocab.sentinel_ids[0])
+    after = prompt.inputs[at + 1 : -1]
+    assert prompt.inputs[:at] == text[:at]
+    assert after == text[len(text) - len(after) :]
+    span = text[at : len(text) - len(after)]
+    assert tokenizer.decode(span).strip() == "reads"
+    output = [vocab.sentinel_ids[0], *span]
+    filled = fill("the model ___ every word", output, tokenizer.decode, vocab)
+    assert filled == "the model reads every word"
+
+
+def test_continuation_keeps_the_space_before_its_first_word(tokenizer):
+    text = tokenizer.encode("the model reads")
+    first = tokenizer.encode("the model")
+    assert text[: len(first)] == first
+    rest = text[len(first) :]
+    filled = fill("the model", rest, tokenizer.decode, tokenizer.vocab)
+    assert filled == "the model reads"

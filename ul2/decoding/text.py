@@ -1,9 +1,11 @@
 """Texts with blanks: what a person writes, and what a denoising model reads.
 
 text      The ___ sat on the ___.
-inputs    [R] The <extra_id_0> sat on the <extra_id_1> . <eos>
-output    <extra_id_0> cat <extra_id_1> mat <eos>
+inputs    [R]The<extra_id_0> sat on the<extra_id_1>.<eos>
+output    <extra_id_0> cat<extra_id_1> mat<eos>
 filled    The cat sat on the mat.
+
+Tokens bring their space with them, so the space before a blank belongs to the span.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,9 +39,11 @@ def make_prompt(
             f"{len(pieces) - 1} blanks, but the vocabulary has "
             f"{len(vocab.sentinel_ids)} sentinels."
         )
-    inputs = [*vocab.mode(mode), *encode(pieces[0])]
-    for sentinel, piece in zip(vocab.sentinel_ids, pieces[1:], strict=False):
-        inputs += [sentinel, *encode(piece)]
+    *before_blanks, last = pieces
+    inputs = list(vocab.mode(mode))
+    for piece, sentinel in zip(before_blanks, vocab.sentinel_ids, strict=False):
+        inputs += [*encode(piece.removesuffix(" ")), sentinel]
+    inputs += encode(last)
     forced = list(vocab.sentinel_ids[:1]) if len(pieces) > 1 else []
     return Prompt([*inputs, vocab.eos_id], forced)
 
@@ -57,7 +61,7 @@ def fill(
     """
     pieces = text.split(BLANK)
     if len(pieces) == 1:
-        return text + decode(output)
+        return text + _decode_inside(output, decode, vocab)
     spans: dict[int, list[int]] = {}
     current: list[int] = []
     for token in output:
@@ -67,6 +71,18 @@ def fill(
             current.append(token)
     filled = pieces[0]
     for sentinel, piece in zip(vocab.sentinel_ids, pieces[1:], strict=False):
-        span = spans.get(sentinel)
-        filled += (decode(span) if span is not None else BLANK) + piece
+        span = BLANK
+        if sentinel in spans:
+            span = _decode_inside(spans[sentinel], decode, vocab)
+        if filled.endswith(" "):
+            span = span.removeprefix(" ")
+        filled += span + piece
     return filled
+
+
+def _decode_inside(
+    ids: Sequence[int], decode: Callable[[Sequence[int]], str], vocab: Vocab
+) -> str:
+    """Decodes ids from the middle of a text: some tokenizers drop a leading space."""
+    before = vocab.sentinel_ids[:1]
+    return decode([*before, *ids]).removeprefix(decode(before))
