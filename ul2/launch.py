@@ -13,7 +13,7 @@ import difflib
 import inspect
 import os
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -49,6 +49,7 @@ _WHERE: Final = {
 }
 # Decoding holds the activations of this many rows.
 _ROWS_AT_ONCE: Final = 32
+_DEFAULT_OBJECTIVE: Final = "configs/objectives/ul2.gin"
 _RUN_FILE: Final = "add --gin_file=configs/runs/pretrain.gin"
 
 
@@ -77,7 +78,7 @@ def read(
     """
     problems = _begin(gin_files, bindings)
     problems += _parse([pair for pair in defaults if pair[0] in _undefined_macros()])
-    problems += _missing() + _of_wrong_type()
+    problems += _missing() + _unread_macros() + _of_wrong_type()
     if problems:
         raise ConfigError(problems)
     with _plain_errors():
@@ -247,18 +248,17 @@ def infer(
 def sentinels_needed(gin_files: Sequence[str], bindings: Bindings) -> int:
     """Returns how many sentinels an objective needs, for a vocabulary in the making.
 
-    Without gin files: UL2's at 1024/1024, which is enough for every shorter length.
+    Without an objective among the gin files: UL2's at 1024/1024, which is enough for every shorter length.
     """
     lengths: Bindings = (("INPUTS_LENGTH", "1024"), ("TARGETS_LENGTH", "1024"))
-    if not gin_files:
-        gin_files = ("configs/objectives/ul2.gin",)
     problems = _begin(gin_files, [*lengths, *bindings])
+    if "mixture" not in _bound():
+        problems += _begin([_DEFAULT_OBJECTIVE, *gin_files], [*lengths, *bindings])
+    problems += _unread_macros(allowed=dict(lengths))
     if problems:
         raise ConfigError(problems)
     macros = _macros()
-    mixture: Mixture = gin.query_parameter(
-        "recipe.Recipe.mixture"
-    ).scoped_configurable_fn()
+    mixture: Mixture = _bound()["mixture"].scoped_configurable_fn()
     return max(
         denoiser.fit(macros["INPUTS_LENGTH"], macros["TARGETS_LENGTH"], 0).spans
         * denoiser.sentinels
@@ -392,10 +392,7 @@ def _missing() -> list[str]:
         f"{name} is not set (for {used[name]}): add --gin.{name}=VALUE"
         for name in sorted(_undefined_macros())
     ]
-    try:
-        bound = gin.get_bindings(Recipe, resolve_references=False)
-    except ValueError:  # nothing names the recipe at all
-        bound = {}
+    bound = _bound()
     unbound = [f.name for f in dataclasses.fields(Recipe) if f.name not in bound]
     cures: dict[str, list[str]] = {}
     for name in unbound:
@@ -405,27 +402,47 @@ def _missing() -> list[str]:
     ]
 
 
+def _bound() -> dict[str, Any]:
+    """Returns what the fields of the recipe are bound to, as far as they are."""
+    try:
+        bound: dict[str, Any] = gin.get_bindings(Recipe, resolve_references=False)
+    except ValueError:  # nothing names the recipe at all
+        return {}
+    return bound
+
+
+def _unread_macros(allowed: Container[str] = ()) -> list[str]:
+    """Returns a line for every macro that nothing refers to."""
+    used = _used_macros().keys()
+    return [
+        f"nothing reads {name}{_did_you_mean(name, used)}: remove it"
+        for name in sorted(_macros().keys() - used)
+        if name not in allowed
+    ]
+
+
 def _of_wrong_type() -> list[str]:
     """Returns a line for every number, text or flag that is of another type.
 
     `--gin.CAP_SPANS=no` is a text, and every text counts as true.
     """
     macros = _macros()
-    problems = []
+    problems = set()
     for (_, selector), values in gin.config._CONFIG.items():
         if selector == "gin.macro":
             continue
-        signature = inspect.signature(gin.config._REGISTRY[selector].wrapped)
-        for parameter, value in values.items():
-            name = f"{selector}.{parameter}"
+        wanted = inspect.signature(gin.config._REGISTRY[selector].wrapped).parameters
+        for parameter in values.keys() & wanted.keys():
+            name, value = f"{selector}.{parameter}", values[parameter]
             if isinstance(value, gin.config.ConfigurableReference):
                 name = value.scoped_selector.removesuffix("/gin.macro")
                 value = macros.get(name, value)
-            kinds = _plain_types(signature.parameters[parameter].annotation)
-            is_known = not isinstance(value, gin.config.ConfigurableReference)
-            if is_known and kinds and type(value) not in kinds:
-                problems.append(_wrong_type(name, value, kinds))
-    return sorted(set(problems))
+            if isinstance(value, gin.config.ConfigurableReference):
+                continue  # made by a function, or reported as missing
+            kinds = _plain_types(wanted[parameter].annotation)
+            if kinds and type(value) not in kinds:
+                problems.add(_wrong_type(name, value, kinds))
+    return sorted(problems)
 
 
 def _wrong_type(name: str, value: Any, kinds: Sequence[type]) -> str:
@@ -447,16 +464,14 @@ def _plain_types(annotation: Any) -> tuple[type, ...]:
 
 
 def _dead_bindings() -> Iterator[str]:
-    """Yields a line for every binding that nothing has read."""
+    """Yields a line for every parameter that is bound and was never asked for."""
     read_values = gin.config._OPERATIVE_CONFIG
     for key, values in gin.config._CONFIG.items():
-        scope, selector = key
+        _, selector = key
+        if selector == "gin.macro":
+            continue
         for name in values.keys() - read_values.get(key, {}).keys():
-            if selector == "gin.macro":
-                near = _did_you_mean(scope, _used_macros().keys() - {scope})
-                yield f"nothing reads {scope}{near}: remove it"
-            else:
-                yield f"{selector}.{name} is dead, nothing calls {selector}: remove it"
+            yield f"{selector}.{name} is dead, nothing calls {selector}: remove it"
 
 
 def _did_you_mean(name: str, known: Any) -> str:
