@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from rich.console import Console
+from text_toys import train_foreign
 from wiring_toys import flags, make_store
 
 from ul2 import cli, inspection, launch
@@ -183,6 +184,25 @@ def test_sentinel_and_its_span_have_one_colour(store):
             assert style == f"bold {colour_of[text]}"
             assert "extra_id" not in span
             assert span_style == colour_of[text]
+
+
+def test_words_keep_their_spaces_with_a_vocabulary_that_drops_the_first(tmp_path):
+    tokenizer = train_foreign(tmp_path / "foreign.model")
+    vocab = tokenizer.vocab
+    ids = tokenizer.encode("the model reads every word")
+    for start in range(1, len(ids)):
+        masked = [*ids[:start], vocab.sentinel_ids[0], *ids[start:], vocab.eos_id]
+        example = inspection.Example(
+            number=0,
+            denoiser="r",
+            mode=None,
+            source="a:1",
+            inputs=np.array(masked, np.int32),
+            targets=np.array([vocab.eos_id], np.int32),
+        )
+        shown = inspection.to_json(example, tokenizer)["inputs"]
+        head, tail = shown.split("<extra_id_0>")
+        assert head + tail == "the model reads every word<eos>"
 
 
 def drawn(batch):

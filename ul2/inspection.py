@@ -5,6 +5,7 @@ show.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
@@ -20,6 +21,7 @@ from ul2.batch import Batch, padding_fraction
 from ul2.data.loader import Source
 from ul2.data.packing import Packing
 from ul2.data.stream import Stream
+from ul2.decoding.text import decode_inside
 from ul2.denoising import preflight
 from ul2.denoising.denoisers import Examples
 from ul2.models.masks import Causal, Keys, Mask, Prefix
@@ -133,16 +135,20 @@ def _pieces(
     named = {*vocab.sentinel_ids, *names}
     named |= {mode[0] for mode in vocab.mode_ids.values() if len(mode) == 1}
     run: list[int] = []
+    decode = tokenizer.decode
     for token in ids.tolist():
-        if token in named:
-            if run:
-                yield None, tokenizer.decode(run)
-            run = []
-            yield token, names.get(token) or tokenizer.decode([token])
-        else:
+        if token not in named:
             run.append(token)
+            continue
+        if run:
+            yield None, decode(run)
+        yield token, names.get(token) or tokenizer.decode([token])
+        run = []
+        decode = functools.partial(
+            decode_inside, decode=tokenizer.decode, vocab=tokenizer.vocab
+        )
     if run:
-        yield None, tokenizer.decode(run)
+        yield None, decode(run)
 
 
 def print_examples(

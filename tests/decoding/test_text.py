@@ -1,7 +1,5 @@
-import io
-
 import pytest
-import sentencepiece
+from text_toys import SENTENCE, train_foreign
 
 from ul2.decoding.text import fill, make_prompt
 from ul2.tasks.tokenizer import open_tokenizer, train_tokenizer
@@ -56,28 +54,6 @@ def test_text_without_blanks_is_continued():
 def test_more_blanks_than_sentinels_are_refused():
     with pytest.raises(ValueError, match="3 blanks, but the vocabulary has 2"):
         make_prompt("___ ___ ___", None, encode, VOCAB)
-
-
-def train_foreign(path):
-    """A vocabulary as T5's: words start with a space that is dropped at the front."""
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([SENTENCE] * 9),
-        model_writer=model,
-        vocab_size=40,
-        hard_vocab_limit=False,
-        pad_id=0,
-        eos_id=1,
-        unk_id=2,
-        bos_id=-1,
-        pad_piece="<pad>",
-        minloglevel=2,
-    )
-    path.write_bytes(model.getvalue())
-    return open_tokenizer(path, extra_sentinels=4)
-
-
-SENTENCE = "the model reads every word of the story"
 
 
 @pytest.fixture(scope="module", params=["own", "foreign"])

@@ -61,7 +61,7 @@ def fill(
     """
     pieces = text.split(BLANK)
     if len(pieces) == 1:
-        return text + _decode_inside(output, decode, vocab)
+        return text + decode_inside(output, decode, vocab)
     spans: dict[int, list[int]] = {}
     current: list[int] = []
     for token in output:
@@ -73,14 +73,14 @@ def fill(
     for sentinel, piece in zip(vocab.sentinel_ids, pieces[1:], strict=False):
         span = BLANK
         if sentinel in spans:
-            span = _decode_inside(spans[sentinel], decode, vocab)
+            span = decode_inside(spans[sentinel], decode, vocab)
         if filled.endswith(" "):
             span = span.removeprefix(" ")
         filled += span + piece
     return filled
 
 
-def _decode_inside(
+def decode_inside(
     ids: Sequence[int], decode: Callable[[Sequence[int]], str], vocab: Vocab
 ) -> str:
     """Decodes ids from the middle of a text: some tokenizers drop a leading space."""
