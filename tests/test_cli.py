@@ -9,6 +9,7 @@ import pytest
 from wiring_toys import flags, make_store, write_corpus
 
 from ul2 import cli, launch
+from ul2.training import loop
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +73,14 @@ def test_misspelt_parameter_is_refused(store, tmp_path, refuse):
     error = refuse("train", *flags(store, **macros))
     assert "doesn't have a parameter named 'decay_rat'" in error
     assert "--gin.optimizers.adafactor.decay_rat=0.9" in error
+
+
+def test_misspelt_macro_is_refused_by_every_command(store, tmp_path, refuse):
+    assert "nothing reads BATCH_SIZ" in refuse("inspect", *flags(store, BATCH_SIZ=3))
+    corpus = write_corpus(tmp_path / "a.jsonl", 60)
+    vocab = ["--train_vocab=700", "--gin.INPUT_LENGTH=2048"]
+    error = refuse("tokenize", "--text", corpus, "--out", tmp_path / "s", *vocab)
+    assert "nothing reads INPUT_LENGTH (did you mean 'INPUTS_LENGTH'?)" in error
 
 
 def test_dead_binding_is_refused(store, tmp_path, refuse):
@@ -183,6 +192,13 @@ def test_run_goes_on_under_another_mesh_and_length(run, store, tmp_path):
     assert (copy / "checkpoints" / "3").is_dir()
 
 
+def test_steps_that_a_schedule_reads_cannot_change(store, tmp_path, refuse):
+    macros = {"MODEL_DIR": tmp_path / "r", "run": "pretrain_adamw", "WARMUP_STEPS": 1}
+    assert cli.main(["train", *flags(store, **macros, TOTAL_STEPS=2)]) == 0
+    error = refuse("train", *flags(store, **macros, TOTAL_STEPS=4))
+    assert "another config (TOTAL_STEPS: 2 -> 4)" in error
+
+
 def test_fewer_steps_than_were_made_are_refused(run, store, refuse):
     error = refuse("train", *flags(store, MODEL_DIR=run, TOTAL_STEPS=1))
     assert "holds step 2" in error
@@ -289,6 +305,20 @@ def test_sentinels_are_sized_by_the_objective(tmp_path, capfd):
 
 
 # The rest.
+
+
+def test_stopped_run_is_not_done(store, monkeypatch, capfd):
+    stopped = loop.TrainSummary(1, {}, {}, preempted=True)
+    monkeypatch.setattr(launch, "train", lambda recipe: stopped)
+    assert cli.main(["train", *flags(store, MODEL_DIR="unused")]) == 1
+    assert "the same command goes on from here" in capfd.readouterr().err
+
+
+def test_check_says_which_batch_would_pad_less(store, capfd):
+    code, report = check(flags(store, MODEL_DIR="unused", BATCH_SIZE=8), capfd)
+    assert code == 0
+    (warning,) = report["warnings"]
+    assert "BATCH_SIZE=112 fills the rows of 8 parts better than 8" in warning
 
 
 def test_bug_of_ours_keeps_its_traceback(store, monkeypatch):

@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     options.bindings = gin_flags
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    logging.getLogger("absl").addFilter(_is_worth_reading)
+    _quiet_libraries()
     try:
         report = run(options)
     except KeyboardInterrupt:
@@ -46,14 +46,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say(f"error: {error}")
         return 2
     if options.json:
-        sys.stdout.write(json.dumps(report) + "\n")
+        sys.stdout.write(json.dumps(report, allow_nan=False) + "\n")
+    if report.get("preempted"):
+        _say("stopped before the end; the same command goes on from here.")
+        return 1
     return 2 if report.get("errors") else 0
 
 
-def _is_worth_reading(record: logging.LogRecord) -> bool:
+def _quiet_libraries() -> None:
     """Keeps the warnings of libraries off the terminal, but not ours or errors."""
-    ours = Path(record.pathname).resolve().is_relative_to(_PACKAGE)
-    return ours or record.levelno >= logging.ERROR
+    # absl's own logger knows who called it; it is made when absl is imported.
+    import absl.logging
+
+    def is_worth_reading(record: logging.LogRecord) -> bool:
+        ours = Path(record.pathname).resolve().is_relative_to(_PACKAGE)
+        return ours or record.levelno >= logging.ERROR
+
+    absl.logging.get_absl_logger().addFilter(is_worth_reading)
 
 
 def _say(line: str) -> None:
@@ -305,13 +314,20 @@ def _num_sentinels(options: argparse.Namespace) -> int:
 
 
 def _open_vocab(options: argparse.Namespace) -> Any:
-    """Opens a foreign vocabulary; one without sentinels is given some."""
+    """Opens a foreign vocabulary; one without sentinels is given some.
+
+    Modes are written as the released models write them, unless the vocabulary has the
+    paper's as ids of their own.
+    """
     from ul2.tasks.tokenizer import open_tokenizer
+    from ul2.vocab import MODES
 
     plain = open_tokenizer(options.vocab)
-    if plain.vocab.sentinel_ids:
-        return open_tokenizer(options.vocab, options.num_sentinels or 0)
-    return open_tokenizer(options.vocab, _num_sentinels(options), "released")
+    own = all(len(plain.vocab.mode(mode)) == 1 for mode in MODES)
+    added = options.num_sentinels or 0
+    if not plain.vocab.sentinel_ids:
+        added = _num_sentinels(options)
+    return open_tokenizer(options.vocab, added, "paper" if own else "released")
 
 
 def _train(options: argparse.Namespace) -> dict[str, Any]:

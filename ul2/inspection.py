@@ -232,6 +232,8 @@ def print_check(report: dict[str, Any], console: Console) -> None:
             f"{report['padding_fraction']:.2%} padding; "
             f"{report['batches_per_epoch']:.1f} updates per epoch"
         )
+    for warning in report["warnings"]:
+        console.print(Text(f"warning: {warning}", style="yellow"), soft_wrap=True)
     for problem in report["errors"]:
         console.print(Text(f"error: {problem}", style="red"), soft_wrap=True)
 

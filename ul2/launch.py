@@ -13,14 +13,14 @@ import difflib
 import inspect
 import os
 import types
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import gin
 
 from ul2 import inspection, is_ours
-from ul2.data.loader import Loader
+from ul2.data.loader import Loader, Source
 from ul2.decoding.greedy import greedy
 from ul2.decoding.text import fill, make_prompt
 from ul2.denoising.mixture import Mixture
@@ -50,6 +50,7 @@ _WHERE: Final = {
 # Decoding holds the activations of this many rows.
 _ROWS_AT_ONCE: Final = 32
 _DEFAULT_OBJECTIVE: Final = "configs/objectives/ul2.gin"
+_NOTEWORTHY_PADDING: Final = 0.03
 _RUN_FILE: Final = "add --gin_file=configs/runs/pretrain.gin"
 
 
@@ -119,7 +120,8 @@ def check(gin_files: Sequence[str], bindings: Bindings) -> dict[str, Any]:
     Returns:
         `errors`, and what `inspection.measure` measures as far as there is data.
     """
-    report: dict[str, Any] = {"denoisers": [], "padding_fraction": None, "errors": []}
+    report: dict[str, Any] = {"denoisers": [], "padding_fraction": None}
+    report |= {"warnings": [], "errors": []}
     errors: list[str] = report["errors"]
     recipe = None
     for defaults in ((), NOT_NEEDED_WITHOUT_TRAINING):
@@ -138,6 +140,7 @@ def check(gin_files: Sequence[str], bindings: Bindings) -> dict[str, Any]:
             mesh = make_mesh(recipe.mesh)
             source = recipe.source("train", mesh)
             report |= inspection.measure(source.stream, source.packing)
+            report["warnings"] = _padding_warnings(recipe, source, report)
             if config_text is not None:
                 with _collect(errors):
                     check_start(recipe, config_text, vocab, Loader(source))
@@ -179,6 +182,22 @@ def check_start(
     checkpoints.check_vocab(saved, vocab)
     if saved.data_position is not None:
         batches.seek(saved.data_position)
+
+
+def _padding_warnings(
+    recipe: Recipe, source: Source, report: dict[str, Any]
+) -> list[str]:
+    """Returns what to do where rows stay emptier than they need to."""
+    padding = report["padding_fraction"]
+    if padding <= _NOTEWORTHY_PADDING:
+        return []
+    # Two rounds fill a row: mirrored pairs of the S-denoiser included.
+    unit = 2 * recipe.mixture.round_size * source.packing.shards
+    fuller = max(1, round(recipe.batch_size / unit)) * unit
+    return [
+        f"{padding:.1%} of all columns are padding; BATCH_SIZE={fuller} fills the rows "
+        f"of {source.packing.shards} parts better than {recipe.batch_size}"
+    ]
 
 
 @contextlib.contextmanager
@@ -248,7 +267,8 @@ def infer(
 def sentinels_needed(gin_files: Sequence[str], bindings: Bindings) -> int:
     """Returns how many sentinels an objective needs, for a vocabulary in the making.
 
-    Without an objective among the gin files: UL2's at 1024/1024, which is enough for every shorter length.
+    Without an objective among the gin files: UL2's. At 1024/1024, if no lengths are
+    given: enough for all shorter ones.
     """
     lengths: Bindings = (("INPUTS_LENGTH", "1024"), ("TARGETS_LENGTH", "1024"))
     problems = _begin(gin_files, [*lengths, *bindings])
@@ -356,7 +376,7 @@ def _literal(value: str) -> str:
     try:
         ast.literal_eval(value)
     except (ValueError, SyntaxError):
-        return repr(value)
+        return repr(os.path.expanduser(value))
     return value
 
 
@@ -411,11 +431,12 @@ def _bound() -> dict[str, Any]:
     return bound
 
 
-def _unread_macros(allowed: Container[str] = ()) -> list[str]:
+def _unread_macros(allowed: Collection[str] = ()) -> list[str]:
     """Returns a line for every macro that nothing refers to."""
     used = _used_macros().keys()
+    known = {*used, *allowed}
     return [
-        f"nothing reads {name}{_did_you_mean(name, used)}: remove it"
+        f"nothing reads {name}{_did_you_mean(name, known)}: remove it"
         for name in sorted(_macros().keys() - used)
         if name not in allowed
     ]

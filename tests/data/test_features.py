@@ -26,7 +26,7 @@ def make_examples(pairs):
 
 
 def make_packing(rows, per_row, widths, views):
-    return Packing(rows, per_row, widths, views, 0.0, (), False)
+    return Packing(rows, per_row, widths, views, 1, 0.0, (), False)
 
 
 def columns_of(packed, row, example):

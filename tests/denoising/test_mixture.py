@@ -164,7 +164,7 @@ def test_unknown_names_are_refused_with_the_known_ones():
         named("ul3")
     with pytest.raises(ValueError, match=r"S_DENOISER='third' is not one of \['half'"):
         named("ul2", s_denoiser="third")
-    with pytest.raises(ValueError, match="placement='edge' is not one of"):
+    with pytest.raises(ValueError, match="PLACEMENT='edge' is not one of"):
         named("ul2", placement="edge")
 
 

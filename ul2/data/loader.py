@@ -14,6 +14,8 @@ from ul2.data.features import to_batch
 from ul2.data.packing import Packing
 from ul2.data.stream import Stream
 
+# Of the order of the examples: a position saved under another one means other text.
+VERSION: Final = 1
 _FOR_EVER: Final = 2**48
 
 
@@ -100,6 +102,7 @@ class Loader:
     def _identity(self) -> dict[str, Any]:
         stream = self._source.stream
         return {
+            "version": VERSION,
             "seed": stream.seed,
             "batch_size": stream.batch_size,
             "inputs_length": stream.inputs_length,

@@ -68,6 +68,7 @@ class Packing:
         examples_per_row: examples in each.
         widths: columns of a row on each side: (encoder, decoder) or (decoder,).
         views: longest example on each side.
+        shards: parts that the rows divide into.
         padding_fraction: share of all columns that stay empty, on average.
     """
 
@@ -75,6 +76,7 @@ class Packing:
     examples_per_row: int
     widths: tuple[int, ...]
     views: tuple[int, ...]
+    shards: int
     padding_fraction: float
     _sizes: tuple[Sizes, ...]
     _keep_pairs: bool
@@ -129,7 +131,7 @@ def pack(
         )
     choices = [examples_per_row] if examples_per_row else _divisors(per_shard)
     packings = [
-        _packing(stream, architecture, batch_size // choice, keep_pairs)
+        _packing(stream, architecture, batch_size // choice, shards, keep_pairs)
         for choice in choices
         for keep_pairs in (True, False)
     ]
@@ -149,7 +151,9 @@ def _divisors(number: int) -> list[int]:
     ]
 
 
-def _packing(stream: Stream, architecture: str, rows: int, keep_pairs: bool) -> Packing:
+def _packing(
+    stream: Stream, architecture: str, rows: int, shards: int, keep_pairs: bool
+) -> Packing:
     measured = tuple(
         sizes(denoiser, fit, len(stream.vocab.mode(denoiser.mode)), architecture)
         for denoiser, fit in zip(stream.mixture.denoisers, stream.fits, strict=True)
@@ -163,6 +167,7 @@ def _packing(stream: Stream, architecture: str, rows: int, keep_pairs: bool) -> 
         examples_per_row=stream.batch_size // rows,
         widths=tuple(widths),
         views=tuple(np.max([size.single for size in measured], axis=0).tolist()),
+        shards=shards,
         padding_fraction=float(1 - filled / (rows * sum(widths))),
         _sizes=measured,
         _keep_pairs=keep_pairs,

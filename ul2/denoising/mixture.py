@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ul2.denoising.denoisers import Denoiser, Fit
+from ul2.denoising.spans import PLACEMENTS, SUFFIXES
 from ul2.vocab import Vocab
 
 # (name, mode, mean_span_length, noise_density, placement, rate)
@@ -178,6 +179,9 @@ def from_rows(rows: Iterable[Row], cap_spans: bool = False) -> Mixture:
 # table) or of L/2 (the appendix code, whose `prefix_lm` had no other density then).
 S_DENSITIES: Final = {"quarter": 0.25, "half": 0.5}
 
+# Where spans inside a text may be told to lie.
+_PLACEMENTS: Final = sorted(PLACEMENTS.keys() - set(SUFFIXES))
+
 # fmt: off
 _S = ("s", "S", None, 0.25, "suffix", 1)
 OBJECTIVES: Final[dict[str, tuple[Row, ...]]] = {
@@ -249,6 +253,8 @@ def named(
         raise ValueError(
             f"S_DENOISER={s_denoiser!r} is not one of {sorted(S_DENSITIES)}."
         )
+    if placement not in (None, *_PLACEMENTS):
+        raise ValueError(f"PLACEMENT={placement!r} is not one of {_PLACEMENTS}.")
     mixture = from_rows(OBJECTIVES[name], cap_spans)
     denoisers = []
     for denoiser in mixture.denoisers:

@@ -26,6 +26,7 @@ _MAY_CHANGE: Final = frozenset(
         "REMAT",
     }
 )
+_FREE_READERS: Final = ("recipe.Recipe.", "loop.TrainSettings.", "config.ModelConfig.")
 
 
 def has_checkpoint(model_dir: str | Path) -> bool:
@@ -44,11 +45,11 @@ def check_same_run(model_dir: str | Path, config_text: str) -> None:
     kept = Path(model_dir) / CONFIG
     if not kept.is_file() or not has_checkpoint(model_dir):
         return
-    old, new = _statements(kept.read_text()), _statements(config_text)
+    old, new = _values(kept.read_text()), _values(config_text)
     changes = [
         f"{name}: {old.get(name, 'unset')} -> {new.get(name, 'unset')}"
         for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name) and name not in _MAY_CHANGE
+        if old.get(name) != new.get(name)
     ]
     if changes:
         raise ValueError(
@@ -88,6 +89,26 @@ def keep(model_dir: str | Path, name: str, content: bytes) -> None:
         raise ValueError(
             f"cannot write to {model_dir}: {error.strerror}; choose another MODEL_DIR."
         ) from None
+
+
+def _values(config_text: str) -> dict[str, str]:
+    """Returns what makes the run what it is: macro, or parameter, to value.
+
+    What a macro may change it may change where the loop or the recipe read it; a
+    schedule that reads TOTAL_STEPS is another schedule when that changes.
+    """
+    statements = _statements(config_text)
+    values = {}
+    for name, value in statements.items():
+        macro = value.removeprefix("%")
+        is_free = macro in _MAY_CHANGE and name.startswith(_FREE_READERS)
+        if "." not in name or (value.startswith("%") and is_free):
+            continue
+        shown = macro if value.startswith("%") else name
+        while value.startswith("%") and value[1:] in statements:
+            value = statements[value[1:]]
+        values[shown] = value
+    return values
 
 
 def _statements(config_text: str) -> dict[str, str]:
