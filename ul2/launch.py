@@ -21,8 +21,7 @@ import gin
 
 from ul2 import inspection, is_ours
 from ul2.data.loader import Loader, Source
-from ul2.decoding.greedy import greedy
-from ul2.decoding.text import fill, make_prompt
+from ul2.decoding.answers import answer
 from ul2.denoising.mixture import Mixture
 from ul2.recipe import Recipe
 from ul2.sharding.mesh import make_mesh
@@ -47,8 +46,6 @@ _WHERE: Final = {
     "model_config": "add --gin_file=configs/models/NAME.gin",
     "mixture": "add --gin_file=configs/objectives/NAME.gin",
 }
-# Decoding holds the activations of this many rows.
-_ROWS_AT_ONCE: Final = 32
 _DEFAULT_OBJECTIVE: Final = "configs/objectives/ul2.gin"
 _NOTEWORTHY_PADDING: Final = 0.03
 _RUN_FILE: Final = "add --gin_file=configs/runs/pretrain.gin"
@@ -234,34 +231,10 @@ def infer(
     recipe, contract = read_checkpoint(checkpoint)
     vocab = contract.vocab
     tokenizer = open_with_vocab(Path(checkpoint) / run_directory.TOKENIZER, vocab)
-    modes = [row.get("mode", mode) for row in rows]
-    modes = [None if one == "none" else one for one in modes]
-    prompts = [
-        make_prompt(row["inputs"], one, tokenizer.encode, vocab)
-        for row, one in zip(rows, modes, strict=True)
-    ]
     model, _ = checkpoints.load_model(
         checkpoint, recipe.make_model(vocab), make_mesh("auto")
     )
-    outputs: list[list[int]] = []
-    for start in range(0, len(prompts), _ROWS_AT_ONCE):
-        some = prompts[start : start + _ROWS_AT_ONCE]
-        outputs += greedy(
-            model,
-            [prompt.inputs for prompt in some],
-            vocab,
-            max_tokens=max_tokens,
-            forced=[prompt.forced for prompt in some],
-        )
-    return [
-        {
-            **row,
-            "mode": one,
-            "prediction": tokenizer.decode(output),
-            "filled": fill(row["inputs"], output, tokenizer.decode, vocab),
-        }
-        for row, one, output in zip(rows, modes, outputs, strict=True)
-    ]
+    return answer(model, tokenizer, vocab, rows, mode=mode, max_tokens=max_tokens)
 
 
 def sentinels_needed(gin_files: Sequence[str], bindings: Bindings) -> int:
