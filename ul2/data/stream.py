@@ -10,8 +10,8 @@ so round r of an epoch starts at r times that number.
 Which denoisers batch b holds is drawn from (seed, b) with exact shares over every
 period. The i-th example of a denoiser is then sent to a place among all places of
 that denoiser in the epoch by a permutation that is computed, not stored; every token
-is read once per epoch. Each epoch starts its rounds somewhere else, so a document
-meets other denoisers and other cuts the next time.
+is read once per epoch, but for less than a round at the end. Each epoch starts its
+rounds somewhere else, so a document meets other denoisers and other cuts the next time.
 """
 
 import dataclasses
