@@ -1,4 +1,5 @@
 import functools
+import importlib
 
 import numpy as np
 import pytest
@@ -16,7 +17,8 @@ LENGTHS = {"inputs": 64, "targets": 48}
 
 @pytest.fixture
 def registry():
-    """Leaves seqio's registry as it was."""
+    """Leaves seqio's registry as importing the tasks makes it."""
+    importlib.import_module("ul2.tasks.pretraining")
     before = set(seqio.TaskRegistry.names())
     yield seqio.TaskRegistry
     for name in set(seqio.TaskRegistry.names()) - before:
@@ -155,19 +157,28 @@ def test_standard_tasks_are_registered_over_their_sources(tokenizer, registry):
 
     mixture = named("ul2", cap_spans=True)
     names = register_pretraining_tasks(tokenizer, mixture)
-    assert names == ("c4_v301_ul2", "embedded_ul2")
-    c4 = registry.get("c4_v301_ul2")
+    assert names == ("c4_v310_ul2", "embedded_ul2")
+    c4 = registry.get("c4_v310_ul2")
     assert isinstance(c4.source, seqio.TfdsDataSource)
-    assert c4.source.tfds_dataset.name == "c4/en:3.0.1"
+    assert c4.source.tfds_dataset.name == "c4/en:3.1.0"
     assert set(c4.splits) == {"train", "validation"}
     assert set(c4.output_features) == {"inputs", "targets"}
     last = c4.preprocessors[-1]
     assert isinstance(last, functools.partial)
     assert last.keywords["mixture"] == mixture
-    with pytest.raises(ValueError, match="'c4_v301_ul2' is registered already"):
+    with pytest.raises(ValueError, match="'c4_v310_ul2' is registered already"):
         register_pretraining_tasks(tokenizer, mixture)
     other = register_pretraining_tasks(tokenizer, named("prefix_lm"), "prefix_lm")
-    assert other == ("c4_v301_prefix_lm", "embedded_prefix_lm")
+    assert other == ("c4_v310_prefix_lm", "embedded_prefix_lm")
+
+
+def test_task_whose_data_is_not_there_is_refused_in_one_line(tmp_path, monkeypatch):
+    from ul2.tasks.task_documents import read_task_documents
+
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    with pytest.raises(ValueError, match="set TFDS_DATA_DIR") as refused:
+        next(read_task_documents("c4_v310", "text", 0.02))
+    assert "\n" not in str(refused.value)
 
 
 def test_embedded_task_gives_both_splits(tokenizer, registry):

@@ -1,9 +1,9 @@
 """Pre-training tasks for seqio: C4, the corpus inside Python, and a user's own files.
 
-Two tasks hold text alone and are registered by importing this module: `c4_v301` and
+Two tasks hold text alone and are registered by importing this module: `c4_v310` and
 `embedded`. `ul2 tokenize --task` reads them; the others turn text into examples:
 
-    names = register_pretraining_tasks(tokenizer, mixture)    c4_v301_ul2, embedded_ul2
+    names = register_pretraining_tasks(tokenizer, mixture)    c4_v310_ul2, embedded_ul2
     register_text_task("ours_ul2", TextSource(files="ours/*.jsonl"), tokenizer, mixture)
     seqio.TaskRegistry.get("ours_ul2").get_dataset({"inputs": 512, "targets": 512})
 
@@ -32,7 +32,7 @@ from ul2.tasks.sources import (
 )
 from ul2.tasks.tokenizer import Tokenizer
 
-C4: Final = "c4/en:3.0.1"
+C4: Final = "c4/en:3.1.0"
 # What seqio's tools expect the splits to be called, and what the token store does.
 _SPLITS: Final = {"train": "train", "validation": "held_out"}
 
@@ -128,7 +128,7 @@ def _make_text_dataset(
 
 
 CORPORA: Final = {
-    "c4_v301": seqio.TfdsDataSource(tfds_name=C4, splits=("train", "validation")),
+    "c4_v310": seqio.TfdsDataSource(tfds_name=C4, splits=("train", "validation")),
     "embedded": _make_source(TextSource(files=EMBEDDED)),
 }
 for _name, _source in CORPORA.items():

@@ -25,11 +25,12 @@ def read_task_documents(
     by the hash of its texts.
 
     Raises:
-        ValueError: there is no such task, or it has no such field of text.
+        ValueError: there is no such task, its data is not there, or it has no such
+            field of text.
     """
     task = _find_task(name)
     steps = _steps_before_tokenizing(task)
-    splits = [split for split in _HELD_OUT if split in task.splits]
+    splits = [split for split in _HELD_OUT if split in _splits_of(task)]
     train = _read_split(task, steps, "train", text_field)
     if not splits:
         yield from split_documents(train, held_out_share)
@@ -38,6 +39,21 @@ def read_task_documents(
         yield "train", document
     for document in _read_split(task, steps, splits[0], text_field):
         yield "held_out", document
+
+
+def _splits_of(task: Any) -> list[str]:
+    """Returns the task's splits, which are known once its data is."""
+    try:
+        task.source.get_dataset("train", shuffle=False)
+    # TFDS raises whatever the code of a data set meets where it is not prepared:
+    # a missing library, a missing folder, a failed download.
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"the data of seqio task {task.name!r} cannot be read ({reason}); prepare "
+            "it with `tfds build`, or set TFDS_DATA_DIR to where it lies."
+        ) from None
+    return list(task.splits)
 
 
 def _find_task(name: str) -> Any:
