@@ -67,6 +67,27 @@ def make_metrics(lines, clock=None, **changes):
     )
 
 
+def test_pause_is_no_part_of_the_speed(lines):
+    clock = FakeClock()
+    metrics = make_metrics(lines, clock, log_every_steps=3)
+    metrics.record(1, make_sums())
+    clock.now = 1.0
+    metrics.record(2, make_sums())
+    with metrics.paused():
+        clock.now += 100.0
+    clock.now += 1.0
+    metrics.record(3, make_sums())
+    metrics.flush()
+    assert lines.lines[0]["steps_per_second"] == 3 / 2
+
+
+def test_pause_comes_after_a_step_was_found_finite(lines):
+    metrics = make_metrics(lines)
+    metrics.record(1, make_sums(grad_norm=np.nan))
+    with pytest.raises(FloatingPointError), metrics.paused():
+        pytest.fail("something was done with a state that is not finite")
+
+
 def test_metrics_of_a_step_are_read_when_the_next_is_recorded(lines):
     metrics = make_metrics(lines)
     metrics.record(1, make_sums())
@@ -208,5 +229,5 @@ def test_evaluation_is_over_all_batches_and_per_denoiser():
     assert scores["denoisers"]["X"]["unigram_entropy"] == 0.0
     assert set(scores["denoisers"]) == {"R", "X"}
     assert scores["loss"] == pytest.approx(14 / 6)
-    with pytest.raises(ValueError, match="EVAL_EVERY_STEPS"):
+    with pytest.raises(ValueError, match="EVAL_BATCHES"):
         evaluate(eval_step, None, [], lambda batch: batch, ("R", "S", "X"))

@@ -37,7 +37,7 @@ def evaluate(
     if total is None or not total.tokens.sum():
         raise ValueError(
             "the held-out batches hold no target; set DATA to a store with more "
-            "held-out documents, or EVAL_EVERY_STEPS to 0."
+            "held-out documents, or EVAL_BATCHES to 0."
         )
     whole = EvalSums(*(np.sum(array, axis=0) for array in total))
     denoisers = {

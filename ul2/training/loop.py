@@ -210,11 +210,13 @@ def train(
             step += 1
             metrics.record(step, sums)
             if _is_due(step, settings.eval_every_steps, settings.total_steps):
-                evaluation.run(step, state.params)
+                with metrics.paused():
+                    evaluation.run(step, state.params)
             if _is_due(step, settings.save_every_steps, settings.total_steps):
                 # First, so that the lines of a saved step are never missing.
                 metrics.flush()
-                checkpoints.save(step, state, run.batches.position())
+                with metrics.paused():
+                    checkpoints.save(step, state, run.batches.position())
         preempted = step < settings.total_steps
         if preempted:
             metrics.flush()
@@ -243,8 +245,8 @@ def _first_state(
     found = checkpoints.latest_step()
     if found is not None and found > settings.total_steps:
         raise ValueError(
-            f"{run.model_dir} holds step {found}, beyond {settings.total_steps=}; "
-            "raise TOTAL_STEPS or choose another MODEL_DIR."
+            f"{run.model_dir} holds step {found}, beyond TOTAL_STEPS="
+            f"{settings.total_steps}; raise it or choose another MODEL_DIR."
         )
     if found is not None:
         wanted = with_shardings(abstract, shardings)

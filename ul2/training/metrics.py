@@ -18,9 +18,10 @@ the output projection. Parameters below `encoder` see the encoder's tokens, all 
 the decoder's. The attention products are not counted, so the number errs low.
 """
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import jax
@@ -116,6 +117,18 @@ class Metrics:
         if self._gathered:
             self._write()
 
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves what is done inside out of the speed: evaluating, saving.
+
+        Raises:
+            FloatingPointError: before anything is done with a state that is not finite.
+        """
+        self._read()
+        start = self._clock()
+        yield
+        self._since += self._clock() - start
+
     def close(self) -> None:
         """Closes the writers."""
         for writer in self._writers:
@@ -131,7 +144,7 @@ class Metrics:
         if not (np.isfinite(sums.loss).all() and np.isfinite(sums.grad_norm)):
             raise FloatingPointError(
                 f"step {self._step}: loss {sums.loss.sum()} and gradient norm "
-                f"{sums.grad_norm} are not finite; the last checkpoint is from before. "
+                f"{sums.grad_norm} are not finite; no checkpoint was made of it. "
                 "Lower LEARNING_RATE or raise WARMUP_STEPS."
             )
         self._gathered.append(sums)
