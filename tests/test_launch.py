@@ -12,6 +12,7 @@ from wiring_toys import flags, make_store
 from ul2 import cli, launch
 from ul2.data.token_store import TokenStore
 from ul2.data.token_store_writer import TokenStoreWriter
+from ul2.decoding import answers
 from ul2.tasks.tokenizer import open_tokenizer, train_tokenizer
 
 
@@ -201,7 +202,7 @@ def test_inference_does_not_need_the_store(run, tmp_path, monkeypatch):
 def test_rows_are_decoded_some_at_a_time_with_the_same_answers(run, monkeypatch):
     rows = [{"inputs": text} for text in ("the ___", "rivers and", "a ___ b ___", "")]
     together = launch.infer(run, rows, mode="X", max_tokens=4)
-    monkeypatch.setattr(launch, "_ROWS_AT_ONCE", 3)
+    monkeypatch.setattr(answers, "_ROWS_AT_ONCE", 3)
     assert launch.infer(run, rows, mode="X", max_tokens=4) == together
 
 

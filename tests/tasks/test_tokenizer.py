@@ -196,7 +196,7 @@ def test_foreign_modes_are_plain_pieces_and_added_sentinels_count_as_t5s(tmp_pat
 
 
 def test_opening_names_what_is_wrong(tmp_path):
-    with pytest.raises(ValueError, match=r"none\.model: No such file.*VOCAB"):
+    with pytest.raises(ValueError, match=r"none\.model: No such file.*--vocab"):
         open_tokenizer(tmp_path / "none.model")
     with pytest.raises(ValueError, match="Is a directory"):
         open_tokenizer(tmp_path)
