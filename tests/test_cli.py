@@ -343,6 +343,23 @@ def test_infer_fills_every_row_of_a_file(run, tmp_path):
     assert second["filled"].startswith("rivers")
 
 
+def test_infer_refuses_another_tokenizer(run, store, tmp_path, refuse):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    make_store(tmp_path, num_sentinels=41)
+    shutil.copy(tmp_path / "t.model", copy / "tokenizer.model")
+    error = refuse("infer", "--checkpoint", copy, "--text=a")
+    assert "but the vocabulary came from" in error
+
+
+def test_loss_that_is_not_finite_is_one_line(store, tmp_path, capfd):
+    recipe = flags(store, MODEL_DIR=tmp_path / "r", LEARNING_RATE=1e30)
+    capfd.readouterr()
+    assert cli.main(["train", *recipe]) == 1
+    last = capfd.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("error: step ")
+    assert "LEARNING_RATE" in last
+
+
 def test_infer_refuses_what_it_cannot_read(run, tmp_path, refuse):
     arguments = ["infer", "--checkpoint", run]
     assert "needs --output" in refuse(*arguments, "--input=a.jsonl")

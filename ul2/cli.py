@@ -40,6 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _say("stopped.")
         return 1
+    except FloatingPointError as error:
+        _say(f"error: {error}")
+        return 1
     except ValueError as error:
         if not is_ours(error):
             raise

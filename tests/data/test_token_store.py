@@ -222,3 +222,9 @@ def test_same_documents_make_the_same_bytes(tmp_path):
         write_store(tmp_path / name, make_documents(9), make_documents(2, seed=1))
     for file in (tmp_path / "one").iterdir():
         assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes()
+
+
+def test_manifest_without_its_parts_is_refused_by_name(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"format_version": 1, "vocab": {}}')
+    with pytest.raises(ValueError, match="damaged: no tokenizer, splits, sources"):
+        TokenStore.open(tmp_path)

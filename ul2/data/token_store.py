@@ -258,6 +258,9 @@ def _map(file: Path, dtype: np.dtype[Any]) -> np.ndarray:
     return np.asarray(np.memmap(file, dtype, "r"))
 
 
+_KEYS: Final = ("tokenizer", "vocab", "splits", "sources")
+
+
 def _read_manifest(path: Path) -> dict[str, Any]:
     """Reads the manifest and checks the format version."""
     file = path / MANIFEST_FILE
@@ -276,6 +279,9 @@ def _read_manifest(path: Path) -> dict[str, Any]:
             f"{file} has format version {version}, this ul2 reads {FORMAT_VERSION}; "
             "tokenize the text again."
         )
+    missing = [key for key in _KEYS if key not in manifest]
+    if missing:
+        raise ValueError(f"{file} is damaged: no {', '.join(missing)}.")
     return manifest
 
 

@@ -184,9 +184,13 @@ def read_source(
     """Yields every document with its split."""
     if isinstance(source, TextSource):
         return split_documents(read_documents(source, on_skip), source.held_out_share)
-    # It loads TensorFlow.
-    from ul2.tasks.task_documents import read_task_documents
-
+    try:
+        # It loads TensorFlow.
+        from ul2.tasks.task_documents import read_task_documents
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"reading a seqio task needs {error.name}: pip install 'ul2[tasks]'."
+        ) from None
     return read_task_documents(source.name, source.text_field, source.held_out_share)
 
 

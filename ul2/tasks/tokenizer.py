@@ -203,8 +203,17 @@ def open_tokenizer(
 
 
 def open_with_vocab(path: str | os.PathLike[str], vocab: Vocab) -> Tokenizer:
-    """Opens a tokenizer as it was when `vocab` was made, added sentinels included."""
+    """Opens a tokenizer as it was when `vocab` was made, added sentinels included.
+
+    Raises:
+        ValueError: the file is another tokenizer than the one `vocab` came from.
+    """
     plain = open_tokenizer(path, mode_convention=vocab.mode_convention)
+    if plain.sha256 != vocab.tokenizer_sha256:
+        raise ValueError(
+            f"{path} is the tokenizer {plain.sha256}, but the vocabulary came from "
+            f"{vocab.tokenizer_sha256}; put that file back."
+        )
     added = vocab.size - plain.vocab.size
     return open_tokenizer(path, added, vocab.mode_convention) if added else plain
 
