@@ -1,5 +1,6 @@
 import functools
 import importlib
+import re
 
 import numpy as np
 import pytest
@@ -178,6 +179,8 @@ def test_task_whose_data_is_not_there_is_refused_in_one_line(tmp_path, monkeypat
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     with pytest.raises(ValueError, match="set TFDS_DATA_DIR") as refused:
         next(read_task_documents("c4_v310", "text", 0.02))
+    assert "'c4_v310'" in str(refused.value)
+    assert "tfds build" in str(refused.value)
     assert "\n" not in str(refused.value)
 
 

@@ -168,6 +168,30 @@ def test_progress_can_be_silent(files, tokenizer, tmp_path, capfd):
     assert captured.err.startswith("tokenize: 60 documents")
 
 
+def test_task_without_its_libraries_names_the_extra(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "ul2.tasks.task_documents", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [NoSeqio(), *sys.meta_path])
+    monkeypatch.delitem(sys.modules, "seqio", raising=False)
+    with pytest.raises(ValueError, match=r"seqio: pip install 'ul2\[tasks\]'") as error:
+        tokenize_corpus(
+            TaskSource(name="embedded"),
+            tmp_path / "s",
+            tokenizer,
+            num_workers=1,
+            progress=False,
+        )
+    assert "\n" not in str(error.value)
+    assert os.listdir(tmp_path) == []
+
+
+class NoSeqio:
+    """Import machinery that finds no seqio."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name == "seqio":
+            raise ModuleNotFoundError("No module named 'seqio'", name=name)
+
+
 @pytest.mark.tf
 def test_registered_task_is_read_up_to_its_tokenize_step(tokenizer, texts, tmp_path):
     import seqio

@@ -1,0 +1,1 @@
+"""Checkpoints of others, in and out: T5X, Hugging Face, StableHLO."""
