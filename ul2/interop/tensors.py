@@ -74,6 +74,43 @@ def from_array(name: str, array: np.ndarray) -> Tensor:
     return Tensor(name, array.shape, array.dtype, array.shape, array.__getitem__)
 
 
+def contiguous(
+    name: str,
+    shape: Sequence[int],
+    dtype: np.dtype[Any],
+    read_bytes: Callable[[int, int], bytes],
+) -> Tensor:
+    """Returns a tensor whose elements lie one after another, in C order.
+
+    Args:
+        name: for errors.
+        shape: of the array.
+        dtype: of the array, in the byte order of the bytes.
+        read_bytes: returns the bytes from a start to a stop, counted from the array's
+            first.
+    """
+    shape = tuple(shape)
+    row_shape = shape[1:]
+    row_bytes = math.prod(row_shape) * dtype.itemsize
+    piece = by_rows(shape, dtype)
+
+    def rows(start: int, stop: int) -> np.ndarray:
+        content = read_bytes(start * row_bytes, stop * row_bytes)
+        return np.frombuffer(content, dtype).reshape(stop - start, *row_shape)
+
+    def read(region: Region) -> np.ndarray:
+        if not shape:
+            return np.frombuffer(read_bytes(0, dtype.itemsize), dtype).reshape(())
+        first, *rest = region
+        # Whole rows are read; not more of them at once than a piece may hold.
+        step = max(1, PIECE_BYTES // max(row_bytes, 1))
+        starts = range(first.start, first.stop, step)
+        blocks = [rows(a, min(a + step, first.stop))[:, *rest] for a in starts]
+        return blocks[0] if len(blocks) == 1 else np.concatenate(blocks or [rows(0, 0)])
+
+    return Tensor(name, shape, dtype, piece, read)
+
+
 def filled(
     name: str, shape: Sequence[int], value: float, dtype: DTypeLike = np.float32
 ) -> Tensor:
@@ -215,6 +252,15 @@ def cast(tensor: Tensor, dtype: DTypeLike) -> Tensor:
         tensor,
         dtype=dtype,
         read_region=lambda region: tensor.read(region).astype(dtype),
+    )
+
+
+def bit_cast(tensor: Tensor, dtype: np.dtype[Any]) -> Tensor:
+    """Returns the tensor with its bits read as another dtype of the same size."""
+    return dataclasses.replace(
+        tensor,
+        dtype=dtype,
+        read_region=lambda region: tensor.read(region).view(dtype),
     )
 
 

@@ -1,0 +1,121 @@
+"""The vocab contract of a checkpoint that may not have one."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Final
+
+from ul2.interop.presets import T5_VOCAB
+from ul2.tasks.tokenizer import Tokenizer, open_tokenizer
+from ul2.vocab import MODES, Vocab
+
+CONTRACT: Final = "ul2_vocab.json"
+TOKENIZER: Final = "tokenizer.model"
+_T5_SENTINELS: Final = 100
+
+
+def find(
+    directory: Path,
+    rows: int,
+    *,
+    vocab_file: Path | None = None,
+    mode_convention: str | None = None,
+) -> tuple[Vocab, bytes | None, tuple[str, ...]]:
+    """Returns the vocabulary of a checkpoint, its tokenizer, and what was assumed.
+
+    In order: the file that was given; the contract and tokenizer that our own exports
+    lay beside; T5's vocabulary where the table has as many rows as T5's; or nothing
+    but the ids that all of T5's kin share.
+
+    Args:
+        directory: of the checkpoint.
+        rows: of the embedding table.
+        vocab_file: a SentencePiece model.
+        mode_convention: how modes are written; by default as the vocabulary has them.
+
+    Raises:
+        ValueError: the vocabulary names more ids than the table has rows.
+    """
+    vocab, tokenizer, assumed = _find(directory, rows, vocab_file)
+    if vocab.size > rows:
+        raise ValueError(
+            f"the vocabulary has {vocab.size} ids, the embedding table {rows} rows; "
+            "give --vocab the tokenizer it was trained with."
+        )
+    vocab = dataclasses.replace(vocab, padded_size=rows)
+    if mode_convention is not None:
+        vocab = vocab.with_mode_convention(mode_convention)
+    return vocab, tokenizer, assumed
+
+
+def _find(
+    directory: Path, rows: int, vocab_file: Path | None
+) -> tuple[Vocab, bytes | None, tuple[str, ...]]:
+    if vocab_file is not None:
+        opened = open_foreign(vocab_file)
+        return opened.vocab, opened.model, ()
+    if (directory / CONTRACT).is_file():
+        return (*read_contract(directory), ())
+    if rows == T5_VOCAB.padded_size:
+        line = f"{rows} rows: the vocabulary is T5's; --vocab gives another"
+        return T5_VOCAB, None, (line,)
+    plain = Vocab(
+        size=rows,
+        padded_size=rows,
+        pad_id=T5_VOCAB.pad_id,
+        eos_id=T5_VOCAB.eos_id,
+        unk_id=T5_VOCAB.unk_id,
+        start_id=T5_VOCAB.start_id,
+        sentinel_ids=(),
+        mode_ids={},
+        mode_convention="released",
+        tokenizer_sha256="",
+    )
+    line = "no tokenizer: pad 0, eos 1, unk 2, no sentinels or modes; --vocab gives one"
+    return plain, None, (line,)
+
+
+def open_foreign(path: Path, extra_sentinels: int | None = None) -> Tokenizer:
+    """Opens a SentencePiece model; one without sentinels gets some.
+
+    Modes are written as the released models write them, unless the model has the
+    paper's as ids of their own.
+
+    Args:
+        path: the model file.
+        extra_sentinels: how many to add if it has none; by default T5's hundred.
+    """
+    plain = open_tokenizer(path)
+    own = all(len(plain.vocab.mode(mode)) == 1 for mode in MODES)
+    added = 0
+    if not plain.vocab.sentinel_ids:
+        added = _T5_SENTINELS if extra_sentinels is None else extra_sentinels
+    return open_tokenizer(path, added, "paper" if own else "released")
+
+
+def read_contract(directory: Path) -> tuple[Vocab, bytes | None]:
+    """Reads the contract, and the tokenizer, that lie beside an export of ours.
+
+    Raises:
+        ValueError: the contract is damaged, or the tokenizer is another one.
+    """
+    file = directory / CONTRACT
+    try:
+        vocab = Vocab.from_json(json.loads(file.read_bytes()))
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
+        raise ValueError(f"{file} is damaged: {error}.") from None
+    if not (directory / TOKENIZER).is_file():
+        return vocab, None
+    opened = open_tokenizer(directory / TOKENIZER)
+    if opened.sha256 != vocab.tokenizer_sha256:
+        raise ValueError(
+            f"{directory / TOKENIZER} is not the tokenizer that {CONTRACT} names."
+        )
+    return vocab, opened.model
+
+
+def write_contract(directory: Path, vocab: Vocab, tokenizer: bytes | None) -> None:
+    """Lays the contract, and the tokenizer, beside an export."""
+    (directory / CONTRACT).write_text(json.dumps(vocab.to_json(), indent=1))
+    if tokenizer is not None:
+        (directory / TOKENIZER).write_bytes(tokenizer)
