@@ -1,10 +1,11 @@
 """A checkpoint as a model: its shapes without memory, or its values on a mesh."""
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import jax
 import jax.numpy as jnp
-from flax import traverse_util
+from flax import nnx, traverse_util
 from jax.sharding import Mesh
 
 from ul2.interop.checkpoint import Checkpoint
@@ -18,10 +19,15 @@ from ul2.training.state import ModelDef, Params, define_model
 _CLASSES: Final = {model.architecture: model for model in (EncoderDecoder, DecoderOnly)}
 
 
+def make(architecture: str, config: ModelConfig) -> Callable[..., nnx.Module]:
+    """Returns `make_model(rngs=...)` of an architecture."""
+    model = _CLASSES[architecture]
+    return lambda *, rngs: model(config, rngs=rngs)
+
+
 def define(architecture: str, config: ModelConfig) -> ModelDef:
     """Returns the structure of a model, without memory."""
-    model = _CLASSES[architecture]
-    return define_model(lambda *, rngs: model(config, rngs=rngs))
+    return define_model(make(architecture, config))
 
 
 def param_shapes(architecture: str, config: ModelConfig) -> dict[str, tuple[int, ...]]:

@@ -187,7 +187,19 @@ class Stack(nnx.Module):
         dropout_key: DropoutKey,
     ) -> Float[Array, "B T D"]:
         """Runs embeddings through all layers and the final norm."""
-        first_key, layers_key, last_key = split_key(dropout_key, 3)
+        layers_key, last_key = split_key(dropout_key, 2)
+        x = self.run_layers(x, side, memory, layers_key)
+        return dropout(self.final_norm(x), self.config.dropout_rate, last_key)
+
+    def run_layers(
+        self,
+        x: Float[Array, "B T D"],
+        side: Side,
+        memory: Memory | None,
+        dropout_key: DropoutKey,
+    ) -> Float[Array, "B T D"]:
+        """Runs embeddings through all layers, without the final norm."""
+        first_key, layers_key = split_key(dropout_key, 2)
         length = side.packed.columns.shape[-1]
         bias = None
         if self.relative_bias is not None:
@@ -208,7 +220,7 @@ class Stack(nnx.Module):
             else jax.random.split(layers_key, self.num_layers)
         )
         x, _ = jax.lax.scan(self._remat(run_layer), x, (parameters, keys))
-        return dropout(self.final_norm(x), self.config.dropout_rate, last_key)
+        return x
 
     def _remat(self, run_layer: Callable[..., Any]) -> Callable[..., Any]:
         if self.config.remat == "none":
