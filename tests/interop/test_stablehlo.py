@@ -13,8 +13,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 from flax import nnx, traverse_util
-
 from tolerances import REORDERED_SUM_ATOL, REORDERED_SUM_RTOL
+
 from ul2.batch import Batch, one_per_row
 from ul2.decoding.greedy import greedy
 from ul2.interop import stablehlo, stablehlo_loader
@@ -332,10 +332,240 @@ def test_parameters_are_dealt_to_files_of_limited_size(
     assert stablehlo.max_logit_difference(checkpoint, tmp_path) <= LOGITS_ATOL
 
 
-def test_parameters_are_no_constants(exports, checkpoints):
-    nbytes = sum(t.nbytes for t in checkpoints["encoder_decoder"].params.values())
+def test_parameters_are_read_from_their_files_alone(exports, loaded):
+    def zeros(path, values):
+        return jnp.zeros_like(values) if path == "embedder.logits_kernel" else values
+
+    folder = exports["decoder_only"]
+    changed = stablehlo_loader.load(folder, place=zeros)
+    tokens, prefixes = [[START, 7, 8, 9]], [2]
+    assert np.any(loaded["decoder_only"].decode(tokens, prefixes))
+    assert not np.any(changed.decode(tokens, prefixes))
+
+
+def test_parameters_may_lie_on_many_devices(exports, loaded):
+    mesh = jax.make_mesh((8,), ("parts",))
+
+    def split_columns(path, values):
+        spec = jax.P(*[None] * (values.ndim - 1), "parts")
+        return jax.device_put(values, jax.NamedSharding(mesh, spec))
+
+    folder = exports["decoder_only"]
+    spread = stablehlo_loader.load(folder, place=split_columns)
+    tokens, prefixes = [[START, 7, 8, 9], [START, 8, EOS, PAD]], [2, 1]
+    np.testing.assert_allclose(
+        spread.decode(tokens, prefixes),
+        loaded["decoder_only"].decode(tokens, prefixes),
+        rtol=0,
+        atol=LOGITS_ATOL,
+    )
+
+
+def test_certificate_sees_one_changed_number(checkpoints, exports):
+    path = "decoder.layers.mlp.wo"
+    checkpoint = checkpoints["decoder_only"]
+    values = checkpoint.params[path].read().copy()
+    values[1, 3, 5] += 1
+    params = {**checkpoint.params, path: from_array(path, values)}
+    other = dataclasses.replace(checkpoint, params=params)
+    folder = exports["decoder_only"]
+    assert stablehlo.max_logit_difference(checkpoint, folder) <= LOGITS_ATOL
+    assert stablehlo.max_logit_difference(other, folder) > 100 * LOGITS_ATOL
+
+
+def test_an_export_is_the_same_every_time_and_names_no_source_files(
+    checkpoints, exports, tmp_path
+):
+    stablehlo.write(checkpoints["decoder_only"], tmp_path)
+    for file in sorted(tmp_path.iterdir()):
+        again = (exports["decoder_only"] / file.name).read_bytes()
+        assert file.read_bytes() == again, file.name
+        if file.suffix == ".stablehlo":
+            assert b".py" not in again
+
+
+def test_manifest_describes_every_file(exports, checkpoints):
     folder = exports["encoder_decoder"]
-    small = [folder / name for name in ("encode.stablehlo", "decode.stablehlo")]
     manifest = json.loads((folder / "export.json").read_text())
-    assert manifest["parameters"].keys() == checkpoints["encoder_decoder"].params.keys()
-    assert all(path.stat().st_size < nbytes for path in small)
+    files = {file.name for file in folder.iterdir()} - {"export.json"}
+    assert manifest["files"].keys() == files
+    assert (folder / "tokenizer.model").read_bytes() == b"pieces"
+    for name, identity in manifest["files"].items():
+        content = (folder / name).read_bytes()
+        assert identity["sha256"] == hashlib.sha256(content).hexdigest()
+        assert identity["bytes"] == len(content)
+    checkpoint = checkpoints["encoder_decoder"]
+    assert Vocab.from_json(manifest["vocab"]) == checkpoint.vocab
+    assert ModelConfig(**manifest["model_config"]) == checkpoint.config
+    assert manifest["platforms"] == ["cpu", "cuda", "rocm", "tpu"]
+    score = manifest["functions"]["score"]
+    assert [one["name"] for one in score["arguments"]] == [
+        "input_tokens",
+        "target_tokens",
+    ]
+    assert [one["shape"] for one in score["results"]] == [["b"], ["b"]]
+
+
+# Python's -I leaves the environment and the current folder out; this leaves out more.
+ISOLATED = """
+import runpy, sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("ul2", "flax", "orbax", "optax", "jaxtyping"):
+            raise ImportError(f"{name} is not here")
+sys.meta_path.insert(0, Refuse())
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def run_loader(folder, *arguments):
+    command = [sys.executable, "-I", "-c", ISOLATED, str(folder / "load.py")]
+    return subprocess.run(
+        [*command, *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_loader_runs_with_jax_alone(exports, architecture):
+    folder = exports[architecture]
+    ran = run_loader(folder, folder)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.startswith(f"ok: {architecture}, ")
+    assert ran.stdout.count("\n") == 1
+
+
+def test_loader_refuses_a_damaged_file_in_one_line(copied):
+    content = bytearray((copied / "params.safetensors").read_bytes())
+    content[-100] ^= 1
+    (copied / "params.safetensors").write_bytes(content)
+    ran = run_loader(copied, copied)
+    assert ran.returncode == 1
+    assert ran.stdout == ""
+    assert ran.stderr.count("\n") == 1
+    assert "params.safetensors is damaged" in ran.stderr
+
+
+@pytest.mark.parametrize("file", ["encode.stablehlo", "params.safetensors"])
+def test_missing_and_truncated_files_are_named(copied, file):
+    content = (copied / file).read_bytes()
+    (copied / file).write_bytes(content[:-1])
+    for check_hashes in (True, False):
+        with pytest.raises(ValueError, match=rf"{file} is damaged.*bytes"):
+            stablehlo_loader.load(copied, check_hashes=check_hashes)
+    (copied / file).unlink()
+    with pytest.raises(ValueError, match=rf"{file} is missing"):
+        stablehlo_loader.load(copied)
+
+
+def changed_manifest(folder, change):
+    path = folder / "export.json"
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m.update(format="other"), "format is 'other'"),
+        (lambda m: m.pop("vocab"), "vocab"),
+        (lambda m: m.update(files=[]), "damaged"),
+        (lambda m: m["files"].pop("encode.stablehlo"), "encode.stablehlo"),
+        (lambda m: m["functions"]["encode"].pop("arguments"), "arguments"),
+        (lambda m: m["functions"].update(score=3), "damaged"),
+        (lambda m: m["files"].update({"../x": {}}), "no plain file name"),
+        (lambda m: m["files"].update({"/etc/passwd": {}}), "no plain file name"),
+        (lambda m: m["files"].update({"..": {}}), "no plain file name"),
+        (lambda m: m["functions"]["encode"].update(file="../x"), "has no hash"),
+        (
+            lambda m: m["parameters"]["embedder.embedding"].update(shape=[1, 2]),
+            "no embedder.embedding as in export.json",
+        ),
+    ],
+)
+def test_a_manifest_that_cannot_be_is_refused_in_one_line(copied, change, message):
+    changed_manifest(copied, change)
+    with pytest.raises(ValueError, match=message) as error:
+        stablehlo_loader.load(copied)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "[" * 100_000, '"text"'])
+def test_a_manifest_that_is_no_manifest_is_refused(copied, text):
+    (copied / "export.json").write_text(text)
+    with pytest.raises(ValueError, match=r"export\.json is damaged"):
+        stablehlo_loader.load(copied)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"{",
+        b"[]",
+        b'{"a": 1}',
+        b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 800]}}',
+        b'{"a": {"dtype": "F32", "shape": [9], "data_offsets": [0, 8]}}',
+        b'{"a": {"dtype": "F32", "shape": [-2, -1], "data_offsets": [0, 8]}}',
+        b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [-8, 0]}}',
+        b'{"a": {"dtype": "I64", "shape": [1], "data_offsets": [0, 8]}}',
+    ],
+)
+def test_headers_of_parameters_are_checked(copied, header):
+    content = len(header).to_bytes(8, "little") + header + bytes(8)
+    refused_parameters(copied, content)
+
+
+@pytest.mark.parametrize("content", [b"", b"1234", b"\xff" * 16])
+def test_files_of_parameters_without_header_are_refused(copied, content):
+    refused_parameters(copied, content)
+
+
+def refused_parameters(folder, content):
+    """Loads an export whose manifest agrees with bad parameters."""
+    (folder / "params.safetensors").write_bytes(content)
+    identity = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    changed_manifest(
+        folder, lambda m: m["files"].update({"params.safetensors": identity})
+    )
+    with pytest.raises(ValueError, match=r"params\.safetensors is damaged") as error:
+        stablehlo_loader.load(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_functions_that_are_not_there_and_wrong_arguments_are_named(loaded):
+    with pytest.raises(ValueError, match=r"has \['decode', 'score'\], not encode"):
+        loaded["decoder_only"].encode([[7, 8]])
+    with pytest.raises(ValueError, match="score takes tokens, prefix_lengths; got 1"):
+        loaded["decoder_only"].score([[7, 8]])
+
+
+@pytest.mark.parametrize(
+    ("architecture", "knobs", "message"),
+    [
+        ("encoder_decoder", {"dtype": "float64"}, "dtype='float64'"),
+        ("encoder_decoder", {"inputs_length": 0}, "inputs_length=0"),
+        ("decoder_only", {"inputs_length": 8}, "set targets_length"),
+    ],
+)
+def test_arguments_that_cannot_be_are_refused(
+    checkpoints, tmp_path, architecture, knobs, message
+):
+    with pytest.raises(ValueError, match=message):
+        stablehlo.write(checkpoints[architecture], tmp_path, **knobs)
+    assert not list(tmp_path.iterdir())
+
+
+def test_parameters_that_are_not_the_models_are_refused(checkpoints, tmp_path):
+    checkpoint = checkpoints["decoder_only"]
+    name = "embedder.embedding"
+    for params, message in (
+        ({p: t for p, t in checkpoint.params.items() if p != name}, "shape None"),
+        (
+            {**checkpoint.params, name: cast(checkpoint.params[name], np.float64)},
+            f"{name} is float64",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            stablehlo.write(dataclasses.replace(checkpoint, params=params), tmp_path)
+    assert not list(tmp_path.iterdir())

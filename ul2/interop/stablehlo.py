@@ -12,6 +12,7 @@ were stored in; the computation has a dtype of its own. Functions are traced wit
 values, so a model of any size is exported in the memory that one piece of it takes.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -192,7 +193,20 @@ def _export(
         for arg in function.arguments
     ]
     traced = export.export(jax.jit(function.call), platforms=PLATFORMS)
-    return traced(dict(params), *arguments)
+    with _without_locations():
+        return traced(dict(params), *arguments)
+
+
+@contextlib.contextmanager
+def _without_locations() -> Iterator[None]:
+    """Leaves the paths of this machine's source files out of what is lowered."""
+    option = "jax_traceback_in_locations_limit"
+    before = getattr(jax.config, option)
+    jax.config.update(option, 0)
+    try:
+        yield
+    finally:
+        jax.config.update(option, before)
 
 
 def _signature(
