@@ -19,8 +19,8 @@ from ul2.batch import Batch, one_per_row
 from ul2.decoding.greedy import greedy
 from ul2.interop import stablehlo, stablehlo_loader
 from ul2.interop.checkpoint import Checkpoint
-from ul2.interop.model import define
-from ul2.interop.tensors import cast, from_array
+from ul2.interop.model import define, param_shapes
+from ul2.interop.tensors import cast, filled, from_array
 from ul2.models.config import ModelConfig
 from ul2.models.decoder_only import DecoderOnly
 from ul2.models.encoder_decoder import EncoderDecoder
@@ -330,6 +330,46 @@ def test_parameters_are_dealt_to_files_of_limited_size(
     assert files[0].name == f"params-00001-of-{len(files):05}.safetensors"
     assert max(file.stat().st_size for file in files) < max(largest, 10_000) + 2000
     assert stablehlo.max_logit_difference(checkpoint, tmp_path) <= LOGITS_ATOL
+
+
+def test_a_model_of_20b_is_exported_without_its_values(tmp_path, monkeypatch):
+    sizes = {
+        "vocab_size": 32128,
+        "embed_dim": 4096,
+        "num_heads": 16,
+        "head_dim": 256,
+        "mlp_dim": 16384,
+        "num_encoder_layers": 32,
+        "num_decoder_layers": 32,
+        "tied_embeddings": True,
+        "decoder_final_norm_scale": False,
+    }
+    toy = make_checkpoint("encoder_decoder")
+    config = dataclasses.replace(toy.config, **sizes)
+    shapes = param_shapes("encoder_decoder", config)
+    params = {
+        path: filled(path, shape, 0, ml_dtypes.bfloat16)
+        for path, shape in shapes.items()
+    }
+    written = {}
+
+    def count(path, tensors, metadata):
+        path.touch()
+        written[path.name] = sum(tensor.nbytes for tensor in tensors.values())
+
+    monkeypatch.setattr(stablehlo.safetensors, "write", count)
+    checkpoint = dataclasses.replace(toy, config=config, params=params)
+    stablehlo.write(checkpoint, tmp_path, dtype="bfloat16")
+    assert sum(written.values()) == 2 * 19_459_609_600
+    assert max(written.values()) <= 5e9
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 200_000
+    manifest = json.loads((tmp_path / "export.json").read_text())
+    (encoded,) = manifest["functions"]["encode"]["results"]
+    assert encoded == {
+        "name": "encoded",
+        "shape": ["b", "s", 4096],
+        "dtype": "bfloat16",
+    }
 
 
 def test_parameters_are_read_from_their_files_alone(exports, loaded):

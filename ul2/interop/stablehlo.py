@@ -54,6 +54,7 @@ def write(
         checkpoint: the model; its parameters are read piece by piece.
         out: the folder; empty, or what an interrupted export of this model left.
         dtype: of the computation, `float32` or `bfloat16`; None for the model's own.
+            Products of float32 are those that jax makes by default on the platform.
         inputs_length: columns of input rows; None for any number.
         targets_length: columns of target rows, or of a decoder-only model's rows;
             None for any number.
