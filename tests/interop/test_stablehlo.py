@@ -1,90 +1,35 @@
-"""The functions of an export are those of the model, for whoever has jax alone."""
+"""The functions of an export are those of the model it was made of."""
 
 import dataclasses
 import hashlib
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from flax import nnx, traverse_util
+from flax import nnx
+from stablehlo_toys import (
+    ARCHITECTURES,
+    EOS,
+    PAD,
+    START,
+    VOCAB,
+    make_checkpoint,
+    make_model,
+)
 from tolerances import REORDERED_SUM_ATOL, REORDERED_SUM_RTOL
 
 from ul2.batch import Batch, one_per_row
 from ul2.decoding.greedy import greedy
 from ul2.interop import stablehlo, stablehlo_loader
-from ul2.interop.checkpoint import Checkpoint
-from ul2.interop.model import define, param_shapes
+from ul2.interop.model import param_shapes
 from ul2.interop.tensors import cast, filled, from_array
 from ul2.models.config import ModelConfig
-from ul2.models.decoder_only import DecoderOnly
-from ul2.models.encoder_decoder import EncoderDecoder
-from ul2.training.state import init_params
 from ul2.vocab import Vocab
 
-ARCHITECTURES = ("encoder_decoder", "decoder_only")
-CLASSES = {"encoder_decoder": EncoderDecoder, "decoder_only": DecoderOnly}
-PAD, EOS, START = 0, 1, 0
 LOGITS_ATOL = 1e-5
-VOCAB = Vocab(
-    size=60,
-    padded_size=128,
-    pad_id=PAD,
-    eos_id=EOS,
-    unk_id=2,
-    start_id=START,
-    sentinel_ids=(50, 51),
-    mode_ids={"[R]": (52,), "[S]": (53,), "[X]": (54,)},
-    mode_convention="paper",
-    tokenizer_sha256="toy",
-)
-
-
-def make_checkpoint(architecture, **changes):
-    layers = 2 if architecture == "encoder_decoder" else 0
-    fields = {
-        "vocab_size": 128,
-        "embed_dim": 16,
-        "num_heads": 4,
-        "head_dim": 4,
-        "mlp_dim": 32,
-        "num_encoder_layers": layers,
-        "num_decoder_layers": 2,
-        "activation": "silu",
-        "gated": True,
-        "positions": "relative",
-        "tied_embeddings": False,
-        "dropout_rate": 0.1,
-        "dtype": "float32",
-        "remat": "full",
-    }
-    config = ModelConfig(**{**fields, **changes})
-    model = CLASSES[architecture]
-    params = init_params(lambda *, rngs: model(config, rngs=rngs), seed=3)
-    flat = traverse_util.flatten_dict(params, sep=".")
-    return Checkpoint(
-        path=Path("toy"),
-        format="ul2",
-        layout="ul2",
-        architecture=architecture,
-        config=config,
-        preset=None,
-        vocab=VOCAB,
-        tokenizer=b"pieces",
-        step=7,
-        params={path: from_array(path, np.asarray(v)) for path, v in flat.items()},
-    )
-
-
-def make_model(checkpoint):
-    params = {path: jnp.asarray(t.read()) for path, t in checkpoint.params.items()}
-    definition = define(checkpoint.architecture, checkpoint.config)
-    return definition.merge(traverse_util.unflatten_dict(params, sep="."))
 
 
 @pytest.fixture(scope="module")
@@ -104,13 +49,6 @@ def exports(checkpoints, tmp_path_factory):
 @pytest.fixture(scope="module")
 def loaded(exports):
     return {name: stablehlo_loader.load(folder) for name, folder in exports.items()}
-
-
-@pytest.fixture
-def copied(exports, tmp_path):
-    for file in exports["encoder_decoder"].iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    return tmp_path
 
 
 def random_rows(num_rows, longest, first=()):
@@ -444,140 +382,6 @@ def test_manifest_describes_every_file(exports, checkpoints):
         "target_tokens",
     ]
     assert [one["shape"] for one in score["results"]] == [["b"], ["b"]]
-
-
-# Python's -I leaves the environment and the current folder out; this leaves out more.
-ISOLATED = """
-import runpy, sys
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("ul2", "flax", "orbax", "optax", "jaxtyping"):
-            raise ImportError(f"{name} is not here")
-sys.meta_path.insert(0, Refuse())
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-
-
-def run_loader(folder, *arguments):
-    command = [sys.executable, "-I", "-c", ISOLATED, str(folder / "load.py")]
-    return subprocess.run(
-        [*command, *map(str, arguments)], capture_output=True, text=True, check=False
-    )
-
-
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_loader_runs_with_jax_alone(exports, architecture):
-    folder = exports[architecture]
-    ran = run_loader(folder, folder)
-    assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.startswith(f"ok: {architecture}, ")
-    assert ran.stdout.count("\n") == 1
-
-
-def test_loader_refuses_a_damaged_file_in_one_line(copied):
-    content = bytearray((copied / "params.safetensors").read_bytes())
-    content[-100] ^= 1
-    (copied / "params.safetensors").write_bytes(content)
-    ran = run_loader(copied, copied)
-    assert ran.returncode == 1
-    assert ran.stdout == ""
-    assert ran.stderr.count("\n") == 1
-    assert "params.safetensors is damaged" in ran.stderr
-
-
-@pytest.mark.parametrize("file", ["encode.stablehlo", "params.safetensors"])
-def test_missing_and_truncated_files_are_named(copied, file):
-    content = (copied / file).read_bytes()
-    (copied / file).write_bytes(content[:-1])
-    for check_hashes in (True, False):
-        with pytest.raises(ValueError, match=rf"{file} is damaged.*bytes"):
-            stablehlo_loader.load(copied, check_hashes=check_hashes)
-    (copied / file).unlink()
-    with pytest.raises(ValueError, match=rf"{file} is missing"):
-        stablehlo_loader.load(copied)
-
-
-def changed_manifest(folder, change):
-    path = folder / "export.json"
-    manifest = json.loads(path.read_text())
-    change(manifest)
-    path.write_text(json.dumps(manifest))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda m: m.update(format="other"), "format is 'other'"),
-        (lambda m: m.pop("vocab"), "vocab"),
-        (lambda m: m.update(files=[]), "damaged"),
-        (lambda m: m["files"].pop("encode.stablehlo"), "encode.stablehlo"),
-        (lambda m: m["functions"]["encode"].pop("arguments"), "arguments"),
-        (lambda m: m["functions"].update(score=3), "damaged"),
-        (lambda m: m["files"].update({"../x": {}}), "no plain file name"),
-        (lambda m: m["files"].update({"/etc/passwd": {}}), "no plain file name"),
-        (lambda m: m["files"].update({"..": {}}), "no plain file name"),
-        (lambda m: m["functions"]["encode"].update(file="../x"), "has no hash"),
-        (
-            lambda m: m["parameters"]["embedder.embedding"].update(shape=[1, 2]),
-            "no embedder.embedding as in export.json",
-        ),
-    ],
-)
-def test_a_manifest_that_cannot_be_is_refused_in_one_line(copied, change, message):
-    changed_manifest(copied, change)
-    with pytest.raises(ValueError, match=message) as error:
-        stablehlo_loader.load(copied)
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", "[" * 100_000, '"text"'])
-def test_a_manifest_that_is_no_manifest_is_refused(copied, text):
-    (copied / "export.json").write_text(text)
-    with pytest.raises(ValueError, match=r"export\.json is damaged"):
-        stablehlo_loader.load(copied)
-
-
-@pytest.mark.parametrize(
-    "header",
-    [
-        b"{",
-        b"[]",
-        b'{"a": 1}',
-        b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 800]}}',
-        b'{"a": {"dtype": "F32", "shape": [9], "data_offsets": [0, 8]}}',
-        b'{"a": {"dtype": "F32", "shape": [-2, -1], "data_offsets": [0, 8]}}',
-        b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [-8, 0]}}',
-        b'{"a": {"dtype": "I64", "shape": [1], "data_offsets": [0, 8]}}',
-    ],
-)
-def test_headers_of_parameters_are_checked(copied, header):
-    content = len(header).to_bytes(8, "little") + header + bytes(8)
-    refused_parameters(copied, content)
-
-
-@pytest.mark.parametrize("content", [b"", b"1234", b"\xff" * 16])
-def test_files_of_parameters_without_header_are_refused(copied, content):
-    refused_parameters(copied, content)
-
-
-def refused_parameters(folder, content):
-    """Loads an export whose manifest agrees with bad parameters."""
-    (folder / "params.safetensors").write_bytes(content)
-    identity = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    changed_manifest(
-        folder, lambda m: m["files"].update({"params.safetensors": identity})
-    )
-    with pytest.raises(ValueError, match=r"params\.safetensors is damaged") as error:
-        stablehlo_loader.load(folder)
-    assert "\n" not in str(error.value)
-
-
-def test_functions_that_are_not_there_and_wrong_arguments_are_named(loaded):
-    with pytest.raises(ValueError, match=r"has \['decode', 'score'\], not encode"):
-        loaded["decoder_only"].encode([[7, 8]])
-    with pytest.raises(ValueError, match="score takes tokens, prefix_lengths; got 1"):
-        loaded["decoder_only"].score([[7, 8]])
 
 
 @pytest.mark.parametrize(
