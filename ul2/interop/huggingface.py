@@ -25,11 +25,15 @@ from ul2.interop import (
 from ul2.interop.checkpoint import Checkpoint
 from ul2.interop.huggingface_names import COPIES, EMBEDDING, HEAD, LEFTOVERS, places
 from ul2.interop.model import param_shapes
-from ul2.interop.tensors import Tensor, cast, filled, transposed
+from ul2.interop.staging import Staging
+from ul2.interop.tensors import Tensor, cast, dtype_of, filled, transposed
 from ul2.models.config import ModelConfig
 
+DType = np.dtype[Any]
 _ARCHITECTURE: Final = "encoder_decoder"
+_TABLE: Final = "embedder.embedding"
 _KERNEL: Final = "embedder.logits_kernel"
+_DECODER_NORM: Final = "decoder.final_layer_norm.weight"
 _FLOATS: Final = ("float32", "bfloat16", "float16", "float64")
 _METADATA: Final = {"format": "pt"}  # transformers refuses files without it
 
@@ -59,13 +63,19 @@ def read(
         ValueError: the model is damaged, or of a kind that is not ours.
     """
     fields = huggingface_config.read_fields(path)
+    ours = huggingface_config.read_ours(fields)
     found = _without_copies(path, safetensors.read_index(path))
     head = found.get(HEAD)
     config = huggingface_config.model_config(path, fields, tied=head is None)
     _check_arrays(path, config, found)
     tied = head is None or _equal(head, found[EMBEDDING])
     scaled = huggingface_config.scales_logits(fields)
-    config = dataclasses.replace(config, tied_embeddings=tied and scaled)
+    config = dataclasses.replace(
+        config,
+        tied_embeddings=tied and scaled,
+        decoder_final_norm_scale=ours.decoder_final_norm_scale
+        or not _is_ones(found[_DECODER_NORM]),
+    )
     params = {
         one.path: one.to_ours(found)
         for one in places(param_shapes(_ARCHITECTURE, config), config)
@@ -73,8 +83,13 @@ def read(
     }
     assumed: tuple[str, ...] = ()
     if not config.tied_embeddings:
-        kernel = found[EMBEDDING] if tied or head is None else head
-        params[_KERNEL], assumed = _untied_kernel(kernel, tied=tied, scaled=scaled)
+        weight = found[EMBEDDING] if tied or head is None else head
+        if scaled:
+            factor = config.embed_dim**-0.5
+            kept = weight.dtype if _is_exact(weight, factor) else np.dtype(np.float32)
+            weight = _multiplied(weight, factor, ours.head_dtype or kept)
+        params[_KERNEL] = transposed(weight)
+        assumed = _assumed_of_head(config.embed_dim, tied=tied, scaled=scaled)
     vocab, tokenizer, lines = huggingface_vocab.find(
         path, fields, vocab_file=vocab_file, mode_convention=mode_convention
     )
@@ -96,9 +111,9 @@ def read(
 
 def write(
     checkpoint: Checkpoint,
-    out: Path,
+    staging: Staging,
+    dtype: str | None,
     *,
-    dtype: np.dtype[Any] | None = None,
     max_shard_bytes: int = 5 * 10**9,
 ) -> None:
     """Writes a checkpoint as a model that transformers loads.
@@ -108,8 +123,8 @@ def write(
 
     Args:
         checkpoint: of an encoder-decoder.
-        out: an existing directory.
-        dtype: of the parameters; None for what they have.
+        staging: where.
+        dtype: of the parameters; None keeps theirs.
         max_shard_bytes: beyond which a file is split.
 
     Raises:
@@ -117,13 +132,18 @@ def write(
             damaged.
     """
     _check_exportable(checkpoint)
-    tensors = _their_tensors(checkpoint)
+    out = staging.directory
+    params = dict(checkpoint.params)
     if dtype is not None:
-        tensors = {name: cast(tensor, dtype) for name, tensor in tensors.items()}
-    huggingface_tokenizer.write(out, checkpoint.vocab, checkpoint.tokenizer)
+        params = {path: cast(one, dtype_of(dtype)) for path, one in params.items()}
     fields = huggingface_config.export_fields(
-        checkpoint.config, checkpoint.vocab, tensors[EMBEDDING].dtype.name
+        checkpoint.config,
+        checkpoint.vocab,
+        dtype=params[_TABLE].dtype.name,
+        head_dtype=params.get(_KERNEL, params[_TABLE]).dtype.name,
     )
+    tensors = _their_tensors(checkpoint.config, params)
+    huggingface_tokenizer.write(out, checkpoint.vocab, checkpoint.tokenizer)
     huggingface_config.write_json(out / huggingface_config.CONFIG, fields)
     huggingface_config.write_json(
         out / huggingface_config.GENERATION_CONFIG,
@@ -192,40 +212,44 @@ def _check_arrays(path: Path, config: ModelConfig, found: Mapping[str, Tensor]) 
     )
 
 
-def _untied_kernel(
-    weight: Tensor, *, tied: bool, scaled: bool
-) -> tuple[Tensor, tuple[str, ...]]:
-    """Returns our kernel of the logits, and what is to be known about it."""
-    kernel = transposed(weight)
+def _assumed_of_head(width: int, *, tied: bool, scaled: bool) -> tuple[str, ...]:
+    """Returns what is to be known about the kernel of the logits."""
     if tied:
-        line = (
+        return (
             "the embedding table makes the logits unscaled: it is taken twice, as the "
-            "table and as a kernel of the logits"
+            "table and as a kernel of the logits",
         )
-        return kernel, (line,)
     if not scaled:
-        return kernel, ()
-    width = weight.shape[1]
-    line = (
+        return ()
+    return (
         f"an untied head after hidden states scaled by {width}**-0.5, as transformers "
-        "5 computes it: the factor is multiplied into the kernel of the logits"
+        "5 computes it: the factor is multiplied into the kernel of the logits",
     )
-    return _multiplied(kernel, width**-0.5), (line,)
 
 
-def _multiplied(tensor: Tensor, factor: float) -> Tensor:
-    """Returns a tensor times a number; at least in float32 where that is not exact."""
-    wide = np.result_type(tensor.dtype, np.float32)
-    # float16 has few exponents, so even powers of two may underflow.
-    is_exact = math.frexp(factor)[0] == 0.5 and tensor.dtype != np.float16
-    dtype = tensor.dtype if is_exact else wide
+def _multiplied(tensor: Tensor, factor: float, dtype: DType) -> Tensor:
+    """Returns a tensor times a number, rounded once."""
     return dataclasses.replace(
         tensor,
         dtype=dtype,
         read_region=lambda region: (
-            tensor.read(region).astype(wide) * wide.type(factor)
+            tensor.read(region).astype(np.float64) * factor
         ).astype(dtype),
     )
+
+
+def _is_exact(tensor: Tensor, factor: float) -> bool:
+    # float16 has few exponents, so even powers of two may underflow.
+    return math.frexp(factor)[0] == 0.5 and tensor.dtype != np.float16
+
+
+def _wider(tensor: Tensor) -> DType:
+    """Returns a dtype from whose products the tensor comes back, bit by bit."""
+    return np.dtype(np.float32 if tensor.dtype.itemsize == 2 else np.float64)
+
+
+def _is_ones(tensor: Tensor) -> bool:
+    return bool((tensor.read() == 1).all())
 
 
 def _check_exportable(checkpoint: Checkpoint) -> None:
@@ -246,10 +270,8 @@ def _check_exportable(checkpoint: Checkpoint) -> None:
             )
 
 
-def _their_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
+def _their_tensors(config: ModelConfig, params: dict[str, Tensor]) -> dict[str, Tensor]:
     """Returns the arrays of their model, made of our parameters."""
-    config = checkpoint.config
-    params = dict(checkpoint.params)
     if not config.decoder_final_norm_scale:
         config = dataclasses.replace(config, decoder_final_norm_scale=True)
         scale = params["encoder.final_norm.scale"]
@@ -258,7 +280,9 @@ def _their_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
         )
     if config.relative_bias == "per_layer" and not config.tied_embeddings:
         # UMT5 divides by this again (`huggingface_config.scales_logits`).
-        params[_KERNEL] = _multiplied(params[_KERNEL], config.embed_dim**0.5)
+        kernel, factor = params[_KERNEL], config.embed_dim**0.5
+        dtype = kernel.dtype if _is_exact(kernel, factor) else _wider(kernel)
+        params[_KERNEL] = _multiplied(kernel, factor, dtype)
     tensors: dict[str, Tensor] = {}
     for one in places(param_shapes(_ARCHITECTURE, config), config):
         tensors |= one.to_theirs(params[one.path])

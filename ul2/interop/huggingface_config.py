@@ -7,12 +7,16 @@ out by the weights whether it does, and keeps the other half in `scale_decoder_o
 or for mT5 and UMT5 nowhere: it never scales the one and always the other.
 """
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import numpy as np
+
 from ul2.interop.safetensors import read_json
+from ul2.interop.tensors import dtype_of
 from ul2.models.config import ModelConfig
 from ul2.vocab import Vocab
 
@@ -28,6 +32,9 @@ _ACTIVATIONS: Final[dict[str, Literal["silu", "gelu", "relu"]]] = {
     "gelu_pytorch_tanh": "gelu",
     "gelu_python_tanh": "gelu",
 }
+_DTYPES: Final = ("float32", "bfloat16", "float16")
+# The key for what only we read; transformers keeps it.
+_OURS: Final = "ul2"
 _MAX_SIZE: Final = 2**31
 
 
@@ -115,6 +122,32 @@ def model_config(path: Path, fields: Mapping[str, Any], *, tied: bool) -> ModelC
         raise ValueError(f"{prefix}{message}") from None
 
 
+@dataclasses.dataclass(frozen=True)
+class Ours:
+    """What a `config.json` of ours says beyond what transformers knows.
+
+    Attributes:
+        decoder_final_norm_scale: False where the norm above the decoder had none, and
+            its ones are there for transformers.
+        head_dtype: what the head was before it was multiplied; None for the same.
+    """
+
+    decoder_final_norm_scale: bool = True
+    head_dtype: np.dtype[Any] | None = None
+
+
+def read_ours(fields: Mapping[str, Any]) -> Ours:
+    """Returns what a `config.json` says that we wrote; the defaults for any other."""
+    ours = fields.get(_OURS)
+    if not isinstance(ours, dict):
+        return Ours()
+    head_dtype = ours.get("head_dtype")
+    return Ours(
+        decoder_final_norm_scale=ours.get("decoder_final_norm_scale") is not False,
+        head_dtype=dtype_of(head_dtype) if head_dtype in _DTYPES else None,
+    )
+
+
 def scales_logits(fields: Mapping[str, Any]) -> bool:
     """Returns whether the model scales hidden states before its head."""
     if fields["model_type"] == "mt5":
@@ -156,7 +189,9 @@ def special_ids(path: Path, fields: Mapping[str, Any]) -> tuple[int, int, int]:
     return pad_id, token("eos_token_id", 1), start_id
 
 
-def export_fields(config: ModelConfig, vocab: Vocab, dtype: str) -> dict[str, Any]:
+def export_fields(
+    config: ModelConfig, vocab: Vocab, *, dtype: str, head_dtype: str
+) -> dict[str, Any]:
     """Returns a `config.json` that versions 4 and 5 of transformers both understand.
 
     An untied UMT5 is the exception: version 5 scales its hidden states, so its head is
@@ -164,6 +199,11 @@ def export_fields(config: ModelConfig, vocab: Vocab, dtype: str) -> dict[str, An
     logits that are larger by this factor.
     """
     is_umt5 = config.relative_bias == "per_layer"
+    ours: dict[str, Any] = {}
+    if not config.decoder_final_norm_scale:
+        ours["decoder_final_norm_scale"] = False
+    if is_umt5 and not config.tied_embeddings:
+        ours["head_dtype"] = head_dtype
     name = "UMT5" if is_umt5 else "T5"
     act = "gelu_new" if config.activation == "gelu" else config.activation
     # Only `gated-gelu` is read as the tanh form.
@@ -193,6 +233,7 @@ def export_fields(config: ModelConfig, vocab: Vocab, dtype: str) -> dict[str, An
         "dtype": dtype,
         "torch_dtype": dtype,
         **generation_fields(vocab),
+        **({_OURS: ours} if ours else {}),
     }
 
 
