@@ -105,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_check(commands)
     _add_inspect(commands)
     _add_infer(commands)
+    _add_convert(commands)
     return parser
 
 
@@ -215,6 +216,34 @@ def _add_infer(commands: Any) -> None:
     )
     command.add_argument("--mode", default="none", help="R, S, X or none")
     command.add_argument("--max_tokens", type=int, default=64, help="longest output")
+
+
+def _add_convert(commands: Any) -> None:
+    text = "Write a checkpoint in another format; what it is in is found out."
+    command = _add(commands, "convert", _convert, text)
+    command.add_argument(
+        "source", metavar="SRC", help="a run of ours, T5X's or Hugging Face's directory"
+    )
+    command.add_argument(
+        "--to", required=True, choices=("ul2", "t5x", "huggingface", "stablehlo")
+    )
+    command.add_argument(
+        "--out", required=True, metavar="DST", help="directory to make"
+    )
+    command.add_argument("--step", type=int, help="which of several; else the newest")
+    command.add_argument(
+        "--preset", metavar="NAME", help="what it must be: ul2_20b, ..."
+    )
+    command.add_argument(
+        "--activation", metavar="NAME", help="silu, gelu or relu, which T5X leaves out"
+    )
+    command.add_argument(
+        "--vocab", metavar="FILE", help="the SentencePiece model it was trained with"
+    )
+    command.add_argument("--mode_convention", help="paper or released")
+    command.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), help="of the parameters; else kept"
+    )
 
 
 def _console(options: argparse.Namespace) -> Any:
@@ -415,6 +444,32 @@ def _infer(options: argparse.Namespace) -> dict[str, Any]:
     else:
         sys.stdout.write(predictions[0]["filled"] + "\n")
     return {"rows": len(predictions), "predictions": predictions}
+
+
+def _convert(options: argparse.Namespace) -> dict[str, Any]:
+    from ul2.interop.conversion import convert
+    from ul2.interop.opening import open_checkpoint
+
+    _check_can_write("out", options.out)
+    source = open_checkpoint(
+        options.source,
+        step=options.step,
+        preset=options.preset,
+        activation=options.activation,
+        vocab_file=options.vocab,
+        mode_convention=options.mode_convention,
+    )
+    found = source.preset or "a model of no known preset"
+    _say(f"{options.source}: {found}, {source.format} ({source.layout}).")
+    for line in source.assumed:
+        _say(f"assumed: {line}.")
+    report = convert(source, options.to, Path(options.out), dtype=options.dtype)
+    _say(
+        f"{options.out}: {report['parameters']} parameters for {options.to}; greatest "
+        f"difference of a logit: {report['max_logit_difference']} "
+        f"(compared with {report['compared_with']})."
+    )
+    return report
 
 
 def _read_rows(file: Path) -> list[dict[str, Any]]:

@@ -1,33 +1,23 @@
 """A checkpoint as a model: its shapes without memory, or its values on a mesh."""
 
-from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx, traverse_util
+from flax import traverse_util
 from jax.sharding import Mesh
 
 from ul2.interop.checkpoint import Checkpoint
 from ul2.interop.tensors import Tensor
+from ul2.models import architectures
 from ul2.models.config import ModelConfig
-from ul2.models.decoder_only import DecoderOnly
-from ul2.models.encoder_decoder import EncoderDecoder
 from ul2.sharding.rules import DEFAULT_RULES, Rules, named_shardings
 from ul2.training.state import ModelDef, Params, define_model
-
-_CLASSES: Final = {model.architecture: model for model in (EncoderDecoder, DecoderOnly)}
-
-
-def make(architecture: str, config: ModelConfig) -> Callable[..., nnx.Module]:
-    """Returns `make_model(rngs=...)` of an architecture."""
-    model = _CLASSES[architecture]
-    return lambda *, rngs: model(config, rngs=rngs)
 
 
 def define(architecture: str, config: ModelConfig) -> ModelDef:
     """Returns the structure of a model, without memory."""
-    return define_model(make(architecture, config))
+    return define_model(architectures.make_model(architecture, config))
 
 
 def param_shapes(architecture: str, config: ModelConfig) -> dict[str, tuple[int, ...]]:

@@ -16,8 +16,8 @@ from flax import nnx, traverse_util
 
 from ul2.batch import Batch
 from ul2.interop.checkpoint import Checkpoint
-from ul2.interop.model import make
 from ul2.interop.tensors import Tensor, transposed
+from ul2.models.architectures import make_model
 from ul2.models.blocks import Memory, Side
 from ul2.models.masks import Causal, Keys, Prefix
 
@@ -39,7 +39,7 @@ def logits(checkpoint: Checkpoint, batch: Batch) -> np.ndarray:
     )
     with nnx.use_eager_sharding(False):
         model = nnx.eval_shape(
-            lambda: make(checkpoint.architecture, small)(rngs=nnx.Rngs(0))
+            lambda: make_model(checkpoint.architecture, small)(rngs=nnx.Rngs(0))
         )
     encoded = None
     if batch.encoder is not None:

@@ -1,0 +1,95 @@
+"""`ul2 convert`: from any format that is read to any that is written.
+
+    open the source -> write it elsewhere, array by array -> open what was written,
+    compare -> write the card -> put it in its place
+
+Nothing is visible at the destination before the last step.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from ul2.interop import certificate, huggingface, own, stablehlo, t5x_writing
+from ul2.interop.checkpoint import Checkpoint
+from ul2.interop.opening import open_checkpoint
+from ul2.interop.staging import Staging
+from ul2.interop.vocabulary import write_contract
+
+DTYPES: Final = ("float32", "bfloat16")
+Writer = Callable[[Checkpoint, Staging, str | None], None]
+WRITERS: Final[dict[str, Writer]] = {
+    "ul2": own.write,
+    "t5x": t5x_writing.write,
+    "huggingface": huggingface.write,
+    "stablehlo": lambda checkpoint, staging, dtype: stablehlo.write(
+        checkpoint, staging.directory, dtype=dtype
+    ),
+}
+# A StableHLO export runs whole or not at all, so a larger one is not run here.
+_MAX_RUN_BYTES: Final = 2**30
+
+
+def convert(
+    source: Checkpoint, to: str, out: Path, *, dtype: str | None = None
+) -> dict[str, Any]:
+    """Writes a checkpoint in another format.
+
+    Args:
+        source: what to convert; see `open_checkpoint`.
+        to: a key of `WRITERS`.
+        out: the directory to make.
+        dtype: of the parameters; None keeps what they are.
+
+    Returns:
+        A report, as JSON values; `max_logit_difference` among them.
+
+    Raises:
+        ValueError: the format has no such model, an array cannot be read, or `out`
+            exists. Then there is no `out`.
+    """
+    certificate.check_card(source)
+    plan = {"to": to, "dtype": dtype, "source": certificate.describe(source)}
+    staging = Staging(out, plan)
+    try:
+        WRITERS[to](source, staging, dtype)
+        if to == "t5x":
+            write_contract(staging.directory, source.vocab, source.tokenizer)
+        report = _certified(source, to, staging.directory)
+        report |= {"dtype": dtype or "kept", "resumed": staging.resumed}
+        staging.commit()
+    except ValueError:
+        staging.discard()
+        raise
+    return {**report, "path": str(out)}
+
+
+def _certified(source: Checkpoint, to: str, directory: Path) -> dict[str, Any]:
+    """Compares an export with its source, and writes its card.
+
+    Raises:
+        ValueError: they are not the same model.
+    """
+    report: dict[str, Any] = {
+        "to": to,
+        "source": certificate.describe(source),
+        "parameters": sum(tensor.size for tensor in source.params.values()),
+        "vocab": source.vocab.to_json(),
+        "max_logit_difference": None,
+    }
+    if to == "stablehlo":
+        size = sum(tensor.nbytes for tensor in source.params.values())
+        report["compared_with"] = "nothing: too large to be run here"
+        if size <= _MAX_RUN_BYTES:
+            difference = stablehlo.max_logit_difference(source, directory)
+            report["max_logit_difference"] = difference
+            report["compared_with"] = "the exported functions"
+        certificate.write_card(directory, report, None)
+        return report
+    export = open_checkpoint(directory)
+    certificate.compare(source, export)
+    difference = certificate.max_logit_difference(source, export)
+    report["max_logit_difference"] = difference
+    report["compared_with"] = "the export, read again"
+    certificate.write_card(directory, report, export)
+    return report
