@@ -84,15 +84,6 @@ def read(
     return recipe
 
 
-def read_checkpoint(directory: str | Path) -> tuple[Recipe, checkpoints.Contract]:
-    """Returns the recipe that a checkpoint was trained by, and its contract."""
-    contract = checkpoints.read_contract(directory)
-    gin.clear_config()
-    gin.parse_config(contract.config_text)
-    recipe: Recipe = gin.get_configurable(Recipe)()
-    return recipe, contract
-
-
 def exercise(recipe: Recipe, vocab: Vocab) -> str:
     """Builds everything once, without memory or compiling, and returns the config.
 
@@ -168,6 +159,7 @@ def check_start(
     if not run_directory.has_checkpoint(recipe.model_dir):
         if recipe.initial_checkpoint is not None:
             initial = checkpoints.read_contract(recipe.initial_checkpoint)
+            checkpoints.check_model(initial, recipe.describe_model(vocab))
             checkpoints.check_vocab(initial, vocab)
         return
     saved = checkpoints.read_contract(recipe.model_dir)
@@ -220,7 +212,7 @@ def infer(
     """Fills the blanks of texts, or goes on with them, greedily.
 
     Args:
-        checkpoint: a run.
+        checkpoint: a run, its `checkpoints` folder, or one checkpoint.
         rows: each with `inputs`, and its own `mode` if it has one.
         mode: R, S, X or none, for rows without one.
         max_tokens: longest output.
@@ -228,12 +220,9 @@ def infer(
     Returns:
         The rows with `mode`, `prediction` (the output) and `filled`.
     """
-    recipe, contract = read_checkpoint(checkpoint)
+    model, contract = checkpoints.load_model(checkpoint, make_mesh("auto"))
     vocab = contract.vocab
-    tokenizer = open_with_vocab(Path(checkpoint) / run_directory.TOKENIZER, vocab)
-    model, _ = checkpoints.load_model(
-        checkpoint, recipe.make_model(vocab), make_mesh("auto")
-    )
+    tokenizer = open_with_vocab(run_directory.tokenizer_path(checkpoint), vocab)
     return answer(model, tokenizer, vocab, rows, mode=mode, max_tokens=max_tokens)
 
 
@@ -287,6 +276,7 @@ def train(recipe: Recipe, *, show_progress: bool = True) -> loop.TrainSummary:
         config_text=config_text,
         eval_batches=held_out_batches,
         mixture=dataclasses.asdict(recipe.mixture),
+        model=recipe.describe_model(vocab),
         initial_checkpoint=recipe.initial_checkpoint,
         show_progress=show_progress,
     )

@@ -5,7 +5,7 @@ Nothing here knows where the values came from; `ul2.launch` reads them from gin 
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import optax
 from flax import nnx
@@ -17,6 +17,7 @@ from ul2.data.packing import Packing, pack
 from ul2.data.stream import Stream
 from ul2.data.token_store import TokenStore
 from ul2.denoising.mixture import Mixture
+from ul2.models import architectures
 from ul2.models.config import ModelConfig
 from ul2.sharding.placement import host_shard, num_batch_shards
 from ul2.training import loop
@@ -79,6 +80,15 @@ class Recipe:
         """Returns `make_model(rngs=...)`."""
         config = self.model_config(vocab_size=vocab.padded_size)
         return lambda *, rngs: self.model(config, rngs=rngs)
+
+    def describe_model(self, vocab: Vocab) -> dict[str, Any] | None:
+        """Returns what checkpoints say of the model, if it is one of ours."""
+        ours = architectures.ARCHITECTURES.get(self.model.architecture)
+        # By name: what gin files refer to is a subclass that gin made.
+        if str(ours) != str(self.model):
+            return None
+        config = self.model_config(vocab_size=vocab.padded_size)
+        return architectures.to_json(self.model.architecture, config)
 
     def open_store(self) -> tuple[TokenStore, Vocab]:
         """Opens the data; its vocabulary writes modes as the recipe says."""

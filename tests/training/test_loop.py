@@ -39,7 +39,7 @@ def read_lines(model_dir, name="metrics.jsonl"):
 
 
 def read_params(model_dir, mesh, make_model=DroppingModel, step=None):
-    model, _ = load_model(model_dir, make_model, mesh, step=step)
+    model, _ = load_model(model_dir, mesh, make_model=make_model, step=step)
     return jax.device_get(jax.tree.leaves(model))
 
 
@@ -166,8 +166,10 @@ def test_checkpoint_of_another_vocabulary_is_refused(tmp_path, one_device):
 def test_inference_reads_what_training_wrote(tmp_path, one_device):
     run_train(tmp_path, mesh=one_device)
     mesh = make_mesh("fsdp=2,tensor=4", jax.devices()[:8])
-    alone, contract = load_model(tmp_path, DroppingModel, one_device, step=3)
-    together, _ = load_model(tmp_path / "checkpoints", DroppingModel, mesh, step=3)
+    alone, contract = load_model(tmp_path, one_device, make_model=DroppingModel, step=3)
+    together, _ = load_model(
+        tmp_path / "checkpoints", mesh, make_model=DroppingModel, step=3
+    )
     assert contract.step == 3
     assert contract.vocab == make_vocab()
     assert contract.config_text == "TOTAL_STEPS = 6"

@@ -1,7 +1,8 @@
 """`ModelConfig`: every number a model is built from, checked once."""
 
 import dataclasses
-from typing import Final, Literal
+import typing
+from typing import Any, Final, Literal
 
 import jax.numpy as jnp
 from jax.typing import DTypeLike
@@ -127,3 +128,40 @@ class ModelConfig:
     def compute_dtype(self) -> DTypeLike:
         """Dtype of activations."""
         return _DTYPES[self.dtype]
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns every field as a plain JSON value."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> "ModelConfig":
+        """Reads what `to_json` wrote; fields with a default may be missing.
+
+        Raises:
+            ValueError: a field is missing or unknown, or of another type.
+        """
+        kinds = typing.get_type_hints(cls)
+        if not isinstance(fields, dict):
+            raise ValueError(f"model config: {fields!r} is no object.")
+        needed = {
+            field.name
+            for field in dataclasses.fields(cls)
+            if field.default is dataclasses.MISSING
+        }
+        missing, unknown = needed - set(fields), set(fields) - set(kinds)
+        if missing or unknown:
+            raise ValueError(
+                f"model config: missing {sorted(missing)}, unknown {sorted(unknown)}."
+            )
+        for name, value in fields.items():
+            if not _is_of(kinds[name], value):
+                raise ValueError(f"model config: {name}={value!r} is of another type.")
+        return cls(**fields)
+
+
+def _is_of(kind: Any, value: Any) -> bool:
+    """Returns whether a JSON value is of the type of a field."""
+    if typing.get_origin(kind) is Literal:
+        return isinstance(value, str)
+    kinds = typing.get_args(kind) or (kind,)
+    return type(value) in kinds or (kind is float and type(value) is int)

@@ -2,25 +2,30 @@
 
     checkpoints/1000/           1,000 updates done
         params/                 the parameters alone, so that inference reads only them
-        train_state/            step and optimizer state
-        contract/               JSON: data position, vocab, config text, mixture
+        train_state/            step and optimizer state; an imported one may lack it
+        contract/               JSON: model, vocab, data position, config text, mixture
 
 Saving copies to host memory and returns; a thread writes on. A directory appears under
 its name only when it is complete. Restoring checks everything that can be checked
 before it moves anything, then moves the state and the data iterator together. Arrays
 are read straight into the shards of the mesh at hand, which may differ from the mesh
 that wrote them.
+
+Whoever reads a checkpoint may name the run, its `checkpoints` folder, or one
+checkpoint in it.
 """
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import orbax.checkpoint as ocp
 from flax import nnx
 from jax.sharding import Mesh
 
 from ul2.batch import Batch
+from ul2.models import architectures
+from ul2.models.config import ModelConfig
 from ul2.sharding.rules import DEFAULT_RULES, Rules, named_shardings
 from ul2.training.state import (
     MakeModel,
@@ -31,7 +36,11 @@ from ul2.training.state import (
 )
 from ul2.vocab import Vocab
 
+# The folder in a run, and the items in the folder of a step.
+CHECKPOINTS: Final = "checkpoints"
 PARAMS, TRAIN_STATE, CONTRACT = "params", "train_state", "contract"
+# What two models may differ in and still have the same parameters.
+_NOT_OF_PARAMS: Final = ("dtype", "remat", "dropout_rate")
 
 
 class Batches(Protocol):
@@ -55,11 +64,15 @@ class Contract:
     """What a checkpoint holds beside its arrays.
 
     Attributes:
-        step: updates done.
+        step: updates that this run has done.
         data_position: where the next batch starts; None where it was not written.
         vocab: the ids the parameters were trained on.
         config_text: the operative configuration.
         mixture: the denoisers, as JSON values.
+        model: the model, as `models.architectures.to_json` writes it; None in a
+            checkpoint from before models were written.
+        prior_steps: updates that the optimizer had done before this run began: those
+            of the run it was taken over from.
     """
 
     step: int
@@ -67,30 +80,81 @@ class Contract:
     vocab: Vocab
     config_text: str
     mixture: Any
+    model: dict[str, Any] | None = None
+    prior_steps: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the contract as plain JSON values."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {**fields, "vocab": self.vocab.to_json()}
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> "Contract":
+        """Reads what `to_json` wrote, now or before a field was added.
+
+        Raises:
+            ValueError: a field is missing, or no such value is possible.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        later = {"data_position", "model", "prior_steps"}
+        missing = known - later - set(fields)
+        if missing:
+            raise ValueError(f"contract: missing {sorted(missing)}.")
+        values = {name: fields[name] for name in known & set(fields)}
+        for name in ("step", "prior_steps"):
+            value = values.get(name, 0)
+            if type(value) is not int or value < 0:
+                raise ValueError(f"contract: {name}={value!r} is no number of updates.")
+        return cls(**{**values, "vocab": Vocab.from_json(values["vocab"])})
 
 
-def checkpoints_dir(directory: str | Path) -> Path:
-    """Returns where the checkpoints of a run are; takes either folder."""
-    path = Path(directory).resolve()
-    return path if path.name == "checkpoints" else path / "checkpoints"
+def checkpoints_dir(path: str | Path) -> Path:
+    """Returns where the checkpoints are: those of a run, or beside the one given."""
+    path = Path(path).resolve()
+    if is_step_dir(path):
+        return path.parent
+    return path if path.name == CHECKPOINTS else path / CHECKPOINTS
+
+
+def step_dir(path: str | Path, step: int) -> Path:
+    """Returns the folder of one checkpoint."""
+    return checkpoints_dir(path) / str(step)
+
+
+def is_step_dir(path: str | Path) -> bool:
+    """Returns whether a path is one checkpoint, not a run."""
+    path = Path(path).resolve()
+    return path.name.isdecimal() and (path / CONTRACT).is_dir()
+
+
+def model_of(contract: Contract) -> tuple[str, ModelConfig]:
+    """Returns the architecture and the config of the model in a checkpoint.
+
+    Raises:
+        ValueError: the checkpoint does not say.
+    """
+    if contract.model is None:
+        raise ValueError(
+            f"checkpoint step {contract.step} does not say which model it holds: it "
+            "was written before checkpoints did; go on with its run by one more step."
+        )
+    return architectures.from_json(contract.model)
 
 
 class Checkpoints:
     """Saves and restores the checkpoints of one run."""
 
-    def __init__(
-        self,
-        model_dir: str | Path,
-        *,
-        keep: int,
-        vocab: Vocab,
-        config_text: str,
-        mixture: Any = None,
-    ) -> None:
+    def __init__(self, model_dir: str | Path, *, keep: int, contract: Contract) -> None:
+        """Opens the checkpoints of a run, or makes room for them.
+
+        Args:
+            model_dir: of the run.
+            keep: how many of the newest to keep.
+            contract: what every checkpoint says, but for step, data position and
+                prior steps.
+        """
         self._directory = checkpoints_dir(model_dir)
-        self._vocab = vocab
-        self._config_text = config_text
-        self._mixture = mixture
+        self._contract = contract
         policy = ocp.checkpoint_managers.LatestN(keep)
         self._manager = ocp.CheckpointManager(
             self._directory,
@@ -102,30 +166,38 @@ class Checkpoints:
         step: int | None = self._manager.latest_step()
         return step
 
-    def save(self, step: int, state: TrainState, position: dict[str, Any]) -> None:
+    def save(
+        self,
+        step: int,
+        state: TrainState,
+        position: dict[str, Any],
+        *,
+        prior_steps: int,
+    ) -> None:
         """Starts saving; does nothing where this step is already saved."""
         if self.latest_step() == step:
             return
-        contract = {
-            "step": step,
-            "data_position": position,
-            "vocab": self._vocab.to_json(),
-            "config_text": self._config_text,
-            "mixture": self._mixture,
-        }
+        contract = dataclasses.replace(
+            self._contract, step=step, data_position=position, prior_steps=prior_steps
+        )
         items = {
             PARAMS: ocp.args.StandardSave(state.params),
             TRAIN_STATE: ocp.args.StandardSave(_without_params(state)),
-            CONTRACT: ocp.args.JsonSave(contract),
+            CONTRACT: ocp.args.JsonSave(contract.to_json()),
         }
         self._manager.save(step, args=ocp.args.Composite(**items), force=True)
 
-    def restore_latest(self, abstract: TrainState, batches: Batches) -> TrainState:
-        """Returns the newest state and moves `batches` to where it stopped.
+    def restore_latest(
+        self, abstract: TrainState, batches: Batches
+    ) -> tuple[TrainState, int]:
+        """Returns the newest state, and moves `batches` to where it stopped.
 
         Args:
             abstract: shapes and shardings wanted (`with_shardings`).
             batches: is not touched unless the whole state could be read.
+
+        Returns:
+            The state, and how many updates its optimizer did before this run.
 
         Raises:
             ValueError: the checkpoint belongs to another vocabulary, or lacks the
@@ -140,7 +212,7 @@ class Checkpoints:
                 "repeat data; start a new MODEL_DIR with INITIAL_CHECKPOINT="
                 f"{self._directory} to begin the data anew."
             )
-        check_vocab(contract, self._vocab)
+        check_vocab(contract, self._contract.vocab)
         items = {
             PARAMS: ocp.args.StandardRestore(abstract.params),
             TRAIN_STATE: ocp.args.StandardRestore(_without_params(abstract)),
@@ -148,7 +220,8 @@ class Checkpoints:
         found = self._manager.restore(step, args=ocp.args.Composite(**items))
         rest = found[TRAIN_STATE]
         batches.seek(contract.data_position)
-        return TrainState(rest["step"], found[PARAMS], rest["opt_state"])
+        state = TrainState(rest["step"], found[PARAMS], rest["opt_state"])
+        return state, contract.prior_steps
 
     def close(self) -> None:
         """Waits until everything is on disk."""
@@ -156,62 +229,72 @@ class Checkpoints:
         self._manager.close()
 
 
-def read_contract(directory: str | Path, step: int | None = None) -> Contract:
+def read_contract(path: str | Path, step: int | None = None) -> Contract:
     """Reads what a checkpoint holds beside its arrays.
 
     Args:
-        directory: a run, or its `checkpoints` folder.
+        path: a run, its `checkpoints` folder, or one checkpoint.
         step: the newest by default.
 
     Raises:
-        ValueError: there is no such checkpoint.
+        ValueError: there is no such checkpoint, or its contract is damaged.
     """
-    with _reader(directory) as manager:
-        step = _existing_step(manager, directory, step)
+    with _reader(path) as manager:
+        step = _existing_step(manager, path, step)
         items = ocp.args.Composite(**{CONTRACT: ocp.args.JsonRestore()})
-        fields = manager.restore(step, args=items)[CONTRACT]
-    return Contract(
-        step=fields["step"],
-        data_position=fields.get("data_position"),
-        vocab=Vocab.from_json(fields["vocab"]),
-        config_text=fields["config_text"],
-        mixture=fields["mixture"],
-    )
+        try:
+            contract = Contract.from_json(manager.restore(step, args=items)[CONTRACT])
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            text = " ".join(str(error).split())
+            raise ValueError(
+                f"{step_dir(path, step)} is no checkpoint of a run, or damaged: {text}"
+            ) from None
+    if contract.step != step:
+        raise ValueError(
+            f"{step_dir(path, step)} says that it is step {contract.step}."
+        )
+    return contract
 
 
 def read_params(
-    directory: str | Path, abstract_params: Params, step: int | None = None
+    path: str | Path, abstract_params: Params, step: int | None = None
 ) -> Params:
-    """Reads the parameters alone, into the shardings of `abstract_params`."""
-    with _reader(directory) as manager:
-        step = _existing_step(manager, directory, step)
+    """Reads the parameters alone, into the shardings and dtype of `abstract_params`."""
+    with _reader(path) as manager:
+        step = _existing_step(manager, path, step)
         items = {PARAMS: ocp.args.StandardRestore(abstract_params)}
         params: Params = manager.restore(step, args=ocp.args.Composite(**items))[PARAMS]
     return params
 
 
 def load_model(
-    directory: str | Path,
-    make_model: MakeModel,
+    path: str | Path,
     mesh: Mesh,
     rules: Rules = DEFAULT_RULES,
     *,
     step: int | None = None,
+    make_model: MakeModel | None = None,
 ) -> tuple[nnx.Module, Contract]:
     """Returns a trained model for inference, and what it was trained on.
 
     Args:
-        directory: a run, or its `checkpoints` folder.
-        make_model: builds the model that was trained: `make_model(rngs=...)`.
+        path: a run, its `checkpoints` folder, or one checkpoint.
         mesh: where to put it; any mesh will do.
         rules: logical axis to mesh axis.
         step: the newest by default.
+        make_model: builds a model that is not one of `models.architectures`; by
+            default the checkpoint says which it is.
+
+    Raises:
+        ValueError: there is no such checkpoint, or it does not say what model it is.
     """
+    contract = read_contract(path, step)
+    if make_model is None:
+        make_model = architectures.make_model(*model_of(contract))
     model = define_model(make_model)
     shardings = named_shardings(model.abstract_params, model.param_axes, mesh, rules)
-    contract = read_contract(directory, step)
     abstract = with_shardings(model.abstract_params, shardings)
-    return model.merge(read_params(directory, abstract, contract.step)), contract
+    return model.merge(read_params(path, abstract, contract.step)), contract
 
 
 def _without_params(state: TrainState) -> dict[str, Any]:
@@ -219,32 +302,84 @@ def _without_params(state: TrainState) -> dict[str, Any]:
     return {"step": state.step, "opt_state": state.opt_state}
 
 
-def _reader(directory: str | Path) -> ocp.CheckpointManager:
+def _reader(path: str | Path) -> ocp.CheckpointManager:
     """Opens the checkpoints of a run without the right to change them."""
-    path = checkpoints_dir(directory)
-    if not path.is_dir():
-        raise ValueError(f"no checkpoint in {directory}: {path} does not exist.")
+    folder = checkpoints_dir(path)
+    if not folder.is_dir():
+        raise ValueError(f"no checkpoint in {path}: {folder} does not exist.")
     options = ocp.CheckpointManagerOptions(read_only=True)
-    return ocp.CheckpointManager(path, options=options)
+    return ocp.CheckpointManager(folder, options=options)
 
 
 def _existing_step(
-    manager: ocp.CheckpointManager, directory: str | Path, step: int | None
+    manager: ocp.CheckpointManager, path: str | Path, step: int | None
 ) -> int:
-    """Returns `step`, or the newest; both must exist."""
+    """Returns `step`, the one that the path names, or the newest; it must exist."""
     steps = sorted(manager.all_steps())
+    if is_step_dir(path):
+        named = int(Path(path).resolve().name)
+        steps = [one for one in steps if one == named]
     if not steps or (step is not None and step not in steps):
         wanted = "any step" if step is None else f"step {step}"
-        raise ValueError(f"no checkpoint of {wanted} in {directory}; found {steps}.")
+        raise ValueError(f"no checkpoint of {wanted} in {path}; found {steps}.")
     return steps[-1] if step is None else step
 
 
 def check_vocab(contract: Contract, vocab: Vocab) -> None:
-    """Refuses to go on with parameters of another vocabulary."""
+    """Refuses to go on with parameters of another vocabulary.
+
+    Raises:
+        ValueError: it differs; names the knob that sets it.
+    """
     theirs, ours = contract.vocab.to_json(), vocab.to_json()
     differing = [name for name, value in ours.items() if theirs[name] != value]
+    if differing == ["mode_convention"]:
+        raise ValueError(
+            f"checkpoint step {contract.step} was trained with modes of the "
+            f"{contract.vocab.mode_convention!r} convention, not "
+            f"{vocab.mode_convention!r}; set MODE_CONVENTION="
+            f"{contract.vocab.mode_convention}."
+        )
     if differing:
         raise ValueError(
             f"checkpoint step {contract.step} was trained on another vocabulary "
             f"({', '.join(differing)} differ); set DATA to the store it was trained on."
         )
+
+
+def check_model(contract: Contract, model: dict[str, Any] | None) -> None:
+    """Refuses parameters of another model.
+
+    Args:
+        contract: of the checkpoint.
+        model: the one that the parameters shall be for; None is not compared.
+
+    Raises:
+        ValueError: they differ; names every field with both values.
+    """
+    if model is None:
+        return
+    architecture, config = model_of(contract)
+    theirs, ours = _flat(architectures.to_json(architecture, config)), _flat(model)
+    differing = [
+        f"{name} {theirs.get(name)!r}, not {ours[name]!r}"
+        for name in ours
+        if name not in _NOT_OF_PARAMS and theirs.get(name) != ours[name]
+    ]
+    if differing:
+        cure = "choose the --gin_file=configs/models/NAME.gin it was trained with"
+        if theirs["vocab_size"] != ours["vocab_size"]:
+            cure = "set DATA to a store of its vocabulary"
+        raise ValueError(
+            f"checkpoint step {contract.step} is of another model: "
+            f"{', '.join(differing)}; {cure}."
+        )
+
+
+def _flat(model: dict[str, Any]) -> dict[str, Any]:
+    """Returns the architecture, and the fields of the config that mean something."""
+    config = model["config"]
+    other = {"relative": "rope_", "rope": "relative_"}[config["positions"]]
+    kept = {name: value for name, value in config.items() if not name.startswith(other)}
+    heads = config["num_kv_heads"] or config["num_heads"]
+    return {"architecture": model["architecture"], **kept, "num_kv_heads": heads}

@@ -27,6 +27,8 @@ from ul2.sharding.rules import DEFAULT_RULES, Rules
 from ul2.training.checkpoints import (
     Batches,
     Checkpoints,
+    Contract,
+    check_model,
     check_vocab,
     read_contract,
     read_params,
@@ -137,6 +139,8 @@ class Run:
         config_text: the operative configuration, saved with every checkpoint.
         eval_batches: makes the same held-out batches each time; None for none.
         mixture: the denoisers as JSON values, saved with every checkpoint.
+        model: what `make_model` makes, as `models.architectures.to_json` writes it;
+            saved with every checkpoint. None for a model that is not one of those.
         initial_checkpoint: a run whose parameters (only) a new run starts from.
         rules: logical axis to mesh axis.
         show_progress: tell a person how it goes.
@@ -153,6 +157,7 @@ class Run:
     config_text: str
     eval_batches: Callable[[], Iterable[Batch]] | None = None
     mixture: Any = None
+    model: dict[str, Any] | None = None
     initial_checkpoint: str | Path | None = None
     rules: Rules = dataclasses.field(default_factory=lambda: DEFAULT_RULES)
     show_progress: bool = True
@@ -172,11 +177,16 @@ def train(
     checkpoints = Checkpoints(
         run.model_dir,
         keep=settings.keep_checkpoints,
-        vocab=run.vocab,
-        config_text=run.config_text,
-        mixture=run.mixture,
+        contract=Contract(
+            step=0,
+            data_position=None,
+            vocab=run.vocab,
+            config_text=run.config_text,
+            mixture=run.mixture,
+            model=run.model,
+        ),
     )
-    state, shardings = _first_state(run, settings, optimizer, checkpoints)
+    state, shardings, prior_steps = _first_state(run, settings, optimizer, checkpoints)
     first_step = int(state.step)
     train_step = make_train_step(
         model,
@@ -195,6 +205,10 @@ def train(
         writers=_train_writers(run, settings, first_step),
         clock=clock,
     )
+
+    def save(step: int, state: TrainState) -> None:
+        position = run.batches.position()
+        checkpoints.save(step, state, position, prior_steps=prior_steps)
 
     with (
         contextlib.closing(checkpoints),
@@ -216,11 +230,11 @@ def train(
                 # First, so that the lines of a saved step are never missing.
                 metrics.flush()
                 with metrics.paused():
-                    checkpoints.save(step, state, run.batches.position())
+                    save(step, state)
         preempted = step < settings.total_steps
         if preempted:
             metrics.flush()
-            checkpoints.save(step, state, run.batches.position())
+            save(step, state)
             logging.warning("stopped by a signal; saving step %d.", step)
     return TrainSummary(step, metrics.last, evaluation.last, preempted)
 
@@ -235,11 +249,14 @@ def _first_state(
     settings: TrainSettings,
     optimizer: optax.GradientTransformation,
     checkpoints: Checkpoints,
-) -> tuple[TrainState, TrainState]:
-    """Returns the state to start from, and its shardings; moves the batches if need be.
+) -> tuple[TrainState, TrainState, int]:
+    """Returns the state to start from; moves the batches if need be.
 
     In order: the newest checkpoint of this run; the parameters of another run; fresh
     random parameters.
+
+    Returns:
+        The state, its shardings, and the updates its optimizer did before this run.
     """
     abstract, shardings = abstract_state(run.make_model, optimizer, run.mesh, run.rules)
     found = checkpoints.latest_step()
@@ -250,15 +267,18 @@ def _first_state(
         )
     if found is not None:
         wanted = with_shardings(abstract, shardings)
-        return checkpoints.restore_latest(wanted, run.batches), shardings
+        state, prior_steps = checkpoints.restore_latest(wanted, run.batches)
+        return state, shardings, prior_steps
     state = init_state(
         run.make_model, optimizer, run.mesh, run.rules, seed=settings.seed
     )
     if run.initial_checkpoint is not None:
-        check_vocab(read_contract(run.initial_checkpoint), run.vocab)
+        contract = read_contract(run.initial_checkpoint)
+        check_model(contract, run.model)
+        check_vocab(contract, run.vocab)
         params = with_shardings(abstract.params, shardings.params)
         state = state._replace(params=read_params(run.initial_checkpoint, params))
-    return state, shardings
+    return state, shardings, 0
 
 
 def _step_settings(run: Run, settings: TrainSettings) -> StepSettings:

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Final
 
-from ul2.training.checkpoints import checkpoints_dir
+from ul2.training.checkpoints import CHECKPOINTS, checkpoints_dir, is_step_dir
 
 CONFIG: Final = "config.gin"
 TOKENIZER: Final = "tokenizer.model"
@@ -33,6 +33,15 @@ def has_checkpoint(model_dir: str | Path) -> bool:
     """Returns whether a run has saved anything, so that it can go on."""
     # A step that is being written has a longer name.
     return any(path.name.isdigit() for path in checkpoints_dir(model_dir).glob("*"))
+
+
+def tokenizer_path(path: str | Path) -> Path:
+    """Returns where the tokenizer of a checkpoint is.
+
+    Args:
+        path: a run, its `checkpoints` folder, or one checkpoint.
+    """
+    return checkpoints_dir(path).parent / TOKENIZER
 
 
 def check_same_run(model_dir: str | Path, config_text: str) -> None:
@@ -65,6 +74,11 @@ def check_writable(model_dir: str | Path) -> None:
         ValueError: names what is in the way.
     """
     path = Path(model_dir).absolute()
+    if path.name == CHECKPOINTS or is_step_dir(path):
+        raise ValueError(
+            f"{model_dir} is where a run keeps its checkpoints; choose another "
+            "MODEL_DIR (to go on with that run: the folder above `checkpoints`)."
+        )
     nearest = next(place for place in (path, *path.parents) if place.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise ValueError(
