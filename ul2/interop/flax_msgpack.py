@@ -150,10 +150,13 @@ class _Scanner:
         shape, dtype_name = self.value((), _MAX_DEPTH - 1), self.value((), _MAX_DEPTH)
         if not _is_shape(shape) or not isinstance(dtype_name, str):
             raise self.damaged(f"{name} has no shape and dtype")
-        dtype = dtype_of(dtype_name)
+        try:
+            dtype = dtype_of(dtype_name)
+        except ValueError:
+            raise self.damaged(f"{name} is of {dtype_name!r}") from None
         kind, count = self._header(self.take(1)[0])
         start = self.file.tell()
-        if kind != "bin" or start + count != end or dtype.hasobject:
+        if kind != "bin" or start + count != end:
             raise self.damaged(f"{name} does not end where it should")
         if count != math.prod(shape) * dtype.itemsize:
             raise self.damaged(f"{name} is {dtype}{shape} in {count} bytes")

@@ -26,7 +26,7 @@ from ul2.interop.model import param_shapes
 from ul2.interop.t5x_moments import read_moments
 from ul2.interop.t5x_names import Place, place
 from ul2.interop.t5x_sizes import architecture_of, find_config, find_layout
-from ul2.interop.tensors import Tensor, bit_cast, filled
+from ul2.interop.tensors import Tensor, bit_cast, dtype_of, filled
 from ul2.interop.zarr_arrays import METADATA, read_database, read_directory
 
 CHECKPOINT: Final = "checkpoint"
@@ -85,7 +85,7 @@ def read(
     shapes = param_shapes(architecture, config)
     places = [place(one, config, layout) for one in shapes]
     differences.check(
-        _expected(places, shapes),
+        expected(places, shapes),
         found_shapes,
         what=f"{found} is no {name or 'model'} of layout {layout.name}",
         hint="Copy the checkpoint again, or name what it is with --preset.",
@@ -186,8 +186,8 @@ def _follow(name: str, spec: Mapping[str, Any], root: Path) -> Tensor:
         store = spec["kvstore"]
         written = PurePosixPath(store.get("path") or spec["path"])
         shape = tuple(spec["metadata"]["shape"])
-        dtype = spec.get("dtype") or spec["metadata"]["dtype"]
-    except (KeyError, TypeError, AttributeError):
+        dtype = dtype_of(spec.get("dtype") or spec["metadata"]["dtype"])
+    except (KeyError, TypeError, AttributeError, ValueError):
         raise ValueError(f"{name}: its TensorStore spec is damaged.") from None
     wanted = name.replace("/", ".")
     if written.is_absolute() or ".." in written.parts or written.name != wanted:
@@ -196,17 +196,12 @@ def _follow(name: str, spec: Mapping[str, Any], root: Path) -> Tensor:
             "nothing outside the checkpoint is read."
         )
     tensor = read_directory(root, wanted)
-    if tensor.shape != shape or tensor.dtype.name != np.dtype(_plain(dtype)).name:
+    if tensor.shape != shape or tensor.dtype != dtype:
         raise ValueError(
             f"{name} is {tensor.dtype}{list(tensor.shape)} on disk, but its spec says "
             f"{dtype}{list(shape)}."
         )
     return dataclasses.replace(tensor, name=name)
-
-
-def _plain(dtype: Any) -> Any:
-    """Returns a spec's dtype as numpy's."""
-    return ml_dtypes.bfloat16 if dtype == "bfloat16" else str(dtype)
 
 
 def _checked(arrays: Any) -> Iterator[tuple[str, Tensor]]:
@@ -219,7 +214,7 @@ def _checked(arrays: Any) -> Iterator[tuple[str, Tensor]]:
         yield name, tensor
 
 
-def _expected(
+def expected(
     places: list[Place], shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, tuple[int, ...]]:
     """Returns the shape of every array that a model of T5X has."""

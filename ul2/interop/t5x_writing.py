@@ -42,30 +42,40 @@ def write(checkpoint: Checkpoint, staging: Staging, dtype: str | None) -> None:
     Raises:
         ValueError: T5X has no such model.
     """
-    config, root = checkpoint.config, staging.directory
-    layout = _layout(checkpoint)
-    shapes = param_shapes(checkpoint.architecture, config)
-    places = [place(path, config, layout) for path in shapes]
-    on_disk: dict[str, Tensor] = {}
-    for one in places:
-        ours = checkpoint.params[one.path]
-        theirs = one.to_theirs(cast(ours, dtype) if dtype else ours)
-        on_disk |= {f"{TARGET}{name}": tensor for name, tensor in theirs.items()}
-    inline: dict[str, Any] = {"state/step": np.asarray(checkpoint.step, np.int32)}
-    if checkpoint.moments is not None:
-        states = write_moments(places, shapes, checkpoint.moments)
-        for name, tensor in states.items():
-            if name.endswith("/v") and tensor.shape != (1,):
-                on_disk[STATES + name] = tensor
-            else:
-                inline[STATES + name] = tensor.read()
-    for name, tensor in on_disk.items():
+    root = staging.directory
+    leaves: dict[str, Any] = {"state/step": np.asarray(checkpoint.step, np.int32)}
+    for name, tensor in to_theirs(checkpoint, layout_of(checkpoint)).items():
+        if name.startswith(STATES) and not _is_stored_apart(name, tensor):
+            leaves[name] = tensor.read()
+            continue
+        if name.startswith(TARGET) and dtype:
+            tensor = cast(tensor, dtype)
         dotted = name.replace("/", ".")
         write = functools.partial(write_directory, root, dotted, tensor, _COMPRESSOR)
         staging.once(name, write)
-    specs = {name: _spec(name, tensor) for name, tensor in on_disk.items()}
-    _write_head(root, {**inline, **specs})
-    (root / "config.gin").write_text(_hint(config))
+        leaves[name] = _spec(name, tensor)
+    _write_head(root, leaves)
+    (root / "config.gin").write_text(_hint(checkpoint.config))
+
+
+def to_theirs(checkpoint: Checkpoint, layout: Layout) -> dict[str, Tensor]:
+    """Returns every array of a checkpoint by its place in T5X's tree."""
+    config = checkpoint.config
+    shapes = param_shapes(checkpoint.architecture, config)
+    places = [place(path, config, layout) for path in shapes]
+    found: dict[str, Tensor] = {}
+    for one in places:
+        theirs = one.to_theirs(checkpoint.params[one.path])
+        found |= {f"{TARGET}{name}": tensor for name, tensor in theirs.items()}
+    if checkpoint.moments is not None:
+        states = write_moments(places, shapes, checkpoint.moments)
+        found |= {f"{STATES}{name}": tensor for name, tensor in states.items()}
+    return found
+
+
+def _is_stored_apart(name: str, tensor: Tensor) -> bool:
+    """Returns whether a moment is a zarr array: T5X keeps all but these in msgpack."""
+    return name.endswith("/v") and tensor.shape != (1,)
 
 
 def _write_head(root: Path, leaves: Mapping[str, Any]) -> None:
@@ -85,7 +95,7 @@ def _spec(name: str, tensor: Tensor) -> dict[str, Any]:
     }
 
 
-def _layout(checkpoint: Checkpoint) -> Layout:
+def layout_of(checkpoint: Checkpoint) -> Layout:
     """Returns the layout that holds a model.
 
     Raises:

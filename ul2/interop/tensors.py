@@ -268,9 +268,14 @@ def dtype_of(name: str) -> np.dtype[Any]:
     """Returns the dtype of that name; knows bfloat16, which numpy does not.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none of numbers.
     """
+    if name == "bfloat16":
+        return np.dtype(ml_dtypes.bfloat16)
     try:
-        return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
+        dtype: np.dtype[Any] | None = np.dtype(str(name))
     except TypeError:
-        raise ValueError(f"{name!r} is no dtype of arrays.") from None
+        dtype = None
+    if dtype is None or dtype.kind not in "biuf":
+        raise ValueError(f"{name!r} is no dtype of numbers.")
+    return dtype

@@ -14,7 +14,7 @@ from ul2.models.config import ModelConfig
 from ul2.models.decoder_only import DecoderOnly
 from ul2.models.encoder_decoder import EncoderDecoder
 
-GOLDENS = pathlib.Path(__file__).parents[1] / "goldens"
+GOLDENS = pathlib.Path(__file__).parent / "goldens"
 
 
 def tiny_config(**changes: Any) -> ModelConfig:
