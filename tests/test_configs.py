@@ -10,7 +10,7 @@ from ul2 import launch
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
 # Files that others include, and that make no run by themselves.
-WIRING = {"encoder_decoder", "decoder_only", "run"}
+WIRING = {"encoder_decoder", "decoder_only", "run", "adafactor"}
 MODELS = sorted(
     p.stem for p in (CONFIGS / "models").glob("*.gin") if p.stem not in WIRING
 )

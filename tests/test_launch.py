@@ -157,7 +157,7 @@ def test_check_sees_what_training_would_stumble_over(store, run, tmp_path):
     assert error.startswith(f"cannot write to {tmp_path}/file/run: {tmp_path}/file ")
     recipe = flags(store, MODEL_DIR="unused", INITIAL_CHECKPOINT=tmp_path / "none")
     (error,) = errors_of(recipe)
-    assert f"no checkpoint in {tmp_path}/none" in error
+    assert f"no checkpoint at {tmp_path}/none" in error
     assert errors_of(flags(store, MODEL_DIR=run, TOTAL_STEPS=1)) == []
     (error,) = errors_of(flags(store, MODEL_DIR=run, SEED=3))
     assert "another config (SEED: 0 -> 3)" in error

@@ -5,7 +5,7 @@ Nothing here knows where the values came from; `ul2.launch` reads them from gin 
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import optax
 from flax import nnx
@@ -23,6 +23,8 @@ from ul2.sharding.placement import host_shard, num_batch_shards
 from ul2.training import loop
 from ul2.training.optimizers import Optimizer
 from ul2.vocab import Vocab
+
+INITIAL_OPTIMIZERS: Final = ("reset", "keep")
 
 
 class ModelClass(Protocol):
@@ -55,7 +57,9 @@ class Recipe:
         eval_batches: held-out batches per evaluation; 0 for no evaluation.
         mode_convention: how R, S and X are written; None keeps the store's.
         examples_per_row: None packs rows as full as they get.
-        initial_checkpoint: a run whose parameters a new run starts from.
+        initial_checkpoint: a trained model, of any format, that a new run starts from.
+        initial_optimizer: `keep` goes on with its optimizer, `reset` takes its
+            parameters alone.
     """
 
     model: ModelClass
@@ -75,6 +79,24 @@ class Recipe:
     mode_convention: str | None
     examples_per_row: int | None
     initial_checkpoint: str | None
+    initial_optimizer: str
+
+    def __post_init__(self) -> None:
+        if self.initial_optimizer not in INITIAL_OPTIMIZERS:
+            raise ValueError(
+                f"initial_optimizer={self.initial_optimizer!r} is not one of "
+                f"{', '.join(INITIAL_OPTIMIZERS)}; set INITIAL_OPTIMIZER."
+            )
+        if self.keeps_optimizer and self.initial_checkpoint is None:
+            raise ValueError(
+                "INITIAL_OPTIMIZER=keep needs the checkpoint that holds it; set "
+                "INITIAL_CHECKPOINT."
+            )
+
+    @property
+    def keeps_optimizer(self) -> bool:
+        """Whether a new run goes on with the optimizer of its checkpoint."""
+        return self.initial_optimizer == "keep"
 
     def make_model(self, vocab: Vocab) -> Callable[..., nnx.Module]:
         """Returns `make_model(rngs=...)`."""

@@ -18,6 +18,7 @@ from training_toys import (
 from ul2.sharding.mesh import make_mesh
 from ul2.training.checkpoints import load_model, read_contract
 from ul2.training.loop import TrainSettings
+from ul2.training.origin import of_run
 
 
 class StoppedError(Exception):
@@ -116,7 +117,7 @@ def test_initial_checkpoint_gives_parameters_and_nothing_else(tmp_path, one_devi
         tmp_path / "second",
         mesh=one_device,
         make_model=DroppingModel,
-        initial_checkpoint=tmp_path / "first",
+        origin=of_run(tmp_path / "first"),
         schedule=lambda step: 0.0,
         settings=make_settings(total_steps=1),
     )
@@ -158,7 +159,7 @@ def test_checkpoint_of_another_vocabulary_is_refused(tmp_path, one_device):
         run_train(tmp_path, mesh=one_device, batches=batches, vocab=other)
     with pytest.raises(ValueError, match="sentinel_ids differ"):
         run_train(
-            tmp_path / "new", mesh=one_device, vocab=other, initial_checkpoint=tmp_path
+            tmp_path / "new", mesh=one_device, vocab=other, origin=of_run(tmp_path)
         )
     assert batches.index == 0
 

@@ -16,9 +16,11 @@ checkpoint in it.
 """
 
 import dataclasses
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+import jax
 import orbax.checkpoint as ocp
 from flax import nnx
 from jax.sharding import Mesh
@@ -206,19 +208,16 @@ class Checkpoints:
         step = self.latest_step()
         assert step is not None, "restore_latest needs a checkpoint"
         contract = read_contract(self._directory, step)
-        if contract.data_position is None:
-            raise ValueError(
-                f"checkpoint step {step} has no data position, so resuming would "
-                "repeat data; start a new MODEL_DIR with INITIAL_CHECKPOINT="
-                f"{self._directory} to begin the data anew."
-            )
-        check_vocab(contract, self._contract.vocab)
+        check_position(contract, self._directory)
+        what = f"checkpoint step {step}"
+        check_vocab(contract.vocab, self._contract.vocab, what=what)
         items = {
             PARAMS: ocp.args.StandardRestore(abstract.params),
             TRAIN_STATE: ocp.args.StandardRestore(_without_params(abstract)),
         }
         found = self._manager.restore(step, args=ocp.args.Composite(**items))
         rest = found[TRAIN_STATE]
+        assert contract.data_position is not None
         batches.seek(contract.data_position)
         state = TrainState(rest["step"], found[PARAMS], rest["opt_state"])
         return state, contract.prior_steps
@@ -265,6 +264,30 @@ def read_params(
         items = {PARAMS: ocp.args.StandardRestore(abstract_params)}
         params: Params = manager.restore(step, args=ocp.args.Composite(**items))[PARAMS]
     return params
+
+
+def opt_state_shapes(path: str | Path, step: int) -> dict[str, tuple[int, ...]] | None:
+    """Returns the shape of every array of the optimizer's state, by dotted path.
+
+    None where a checkpoint has no such state, as imported ones may.
+    """
+    folder = step_dir(path, step) / TRAIN_STATE
+    if not folder.is_dir():
+        return None
+    with ocp.StandardCheckpointer() as reader:
+        tree = reader.metadata(folder).item_metadata.tree
+    return {
+        jax.tree_util.keystr(keys, simple=True, separator="."): tuple(leaf.shape)
+        for keys, leaf in jax.tree.leaves_with_path(tree["opt_state"])
+    }
+
+
+def read_opt_state(path: str | Path, abstract: TrainState, step: int) -> Any:
+    """Reads the optimizer's state alone, into the shardings of a whole state."""
+    with _reader(path) as manager:
+        items = {TRAIN_STATE: ocp.args.StandardRestore(_without_params(abstract))}
+        found = manager.restore(step, args=ocp.args.Composite(**items))
+    return found[TRAIN_STATE]["opt_state"]
 
 
 def load_model(
@@ -325,55 +348,78 @@ def _existing_step(
     return steps[-1] if step is None else step
 
 
-def check_vocab(contract: Contract, vocab: Vocab) -> None:
+def check_position(contract: Contract, path: str | Path) -> None:
+    """Refuses to go on with a run whose place in the data is unknown.
+
+    Raises:
+        ValueError: it is; an imported checkpoint has none.
+    """
+    if contract.data_position is None:
+        raise ValueError(
+            f"checkpoint step {contract.step} has no data position, so resuming would "
+            f"repeat data; start a new MODEL_DIR with INITIAL_CHECKPOINT={path} to "
+            "begin the data anew."
+        )
+
+
+def check_vocab(
+    theirs: Vocab, ours: Vocab, *, what: str, fields: Collection[str] | None = None
+) -> None:
     """Refuses to go on with parameters of another vocabulary.
+
+    Args:
+        theirs: what the parameters were trained on.
+        ours: what they shall be trained on.
+        what: names the parameters.
+        fields: what is known of theirs; all by default.
 
     Raises:
         ValueError: it differs; names the knob that sets it.
     """
-    theirs, ours = contract.vocab.to_json(), vocab.to_json()
-    differing = [name for name, value in ours.items() if theirs[name] != value]
+    old, new = theirs.to_json(), ours.to_json()
+    differing = [
+        name
+        for name in new
+        if old[name] != new[name] and (fields is None or name in fields)
+    ]
     if differing == ["mode_convention"]:
         raise ValueError(
-            f"checkpoint step {contract.step} was trained with modes of the "
-            f"{contract.vocab.mode_convention!r} convention, not "
-            f"{vocab.mode_convention!r}; set MODE_CONVENTION="
-            f"{contract.vocab.mode_convention}."
+            f"{what} was trained with modes in the {theirs.mode_convention!r} "
+            f"convention, not {ours.mode_convention!r}; set MODE_CONVENTION="
+            f"{theirs.mode_convention}."
         )
     if differing:
         raise ValueError(
-            f"checkpoint step {contract.step} was trained on another vocabulary "
-            f"({', '.join(differing)} differ); set DATA to the store it was trained on."
+            f"{what} was trained on another vocabulary ({', '.join(differing)} "
+            "differ); set DATA to the store it was trained on, or one made with its "
+            "tokenizer."
         )
 
 
-def check_model(contract: Contract, model: dict[str, Any] | None) -> None:
+def check_model(theirs: Contract, ours: dict[str, Any] | None, *, what: str) -> None:
     """Refuses parameters of another model.
 
     Args:
-        contract: of the checkpoint.
-        model: the one that the parameters shall be for; None is not compared.
+        theirs: of the checkpoint.
+        ours: the model that the parameters shall be for; None is not compared.
+        what: names the checkpoint.
 
     Raises:
         ValueError: they differ; names every field with both values.
     """
-    if model is None:
+    if ours is None:
         return
-    architecture, config = model_of(contract)
-    theirs, ours = _flat(architectures.to_json(architecture, config)), _flat(model)
+    old, new = _flat(architectures.to_json(*model_of(theirs))), _flat(ours)
     differing = [
-        f"{name} {theirs.get(name)!r}, not {ours[name]!r}"
-        for name in ours
-        if name not in _NOT_OF_PARAMS and theirs.get(name) != ours[name]
+        f"{name} {old.get(name)!r}, not {new.get(name)!r}"
+        for name in {**new, **old}
+        if name not in _NOT_OF_PARAMS and old.get(name) != new.get(name)
     ]
     if differing:
         cure = "choose the --gin_file=configs/models/NAME.gin it was trained with"
-        if theirs["vocab_size"] != ours["vocab_size"]:
-            cure = "set DATA to a store of its vocabulary"
-        raise ValueError(
-            f"checkpoint step {contract.step} is of another model: "
-            f"{', '.join(differing)}; {cure}."
-        )
+        if old["vocab_size"] != new["vocab_size"]:
+            cure = "set DATA to a store made with its vocabulary"
+        raise ValueError(f"{what} is of another model: {', '.join(differing)}; {cure}.")
 
 
 def _flat(model: dict[str, Any]) -> dict[str, Any]:

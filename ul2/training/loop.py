@@ -28,14 +28,11 @@ from ul2.training.checkpoints import (
     Batches,
     Checkpoints,
     Contract,
-    check_model,
-    check_vocab,
-    read_contract,
-    read_params,
 )
 from ul2.training.evaluate import evaluate
 from ul2.training.metrics import Clock, Metrics, multiplied_params
 from ul2.training.optimizers import Optimizer
+from ul2.training.origin import Origin
 from ul2.training.preemption import Preemption
 from ul2.training.state import (
     MakeModel,
@@ -45,6 +42,7 @@ from ul2.training.state import (
     abstract_state,
     define_model,
     init_state,
+    state_of,
     with_shardings,
 )
 from ul2.training.step import (
@@ -141,7 +139,8 @@ class Run:
         mixture: the denoisers as JSON values, saved with every checkpoint.
         model: what `make_model` makes, as `models.architectures.to_json` writes it;
             saved with every checkpoint. None for a model that is not one of those.
-        initial_checkpoint: a run whose parameters (only) a new run starts from.
+        origin: what a new run starts from; None for random parameters.
+        keep_optimizer: go on with the origin's optimizer too.
         rules: logical axis to mesh axis.
         show_progress: tell a person how it goes.
     """
@@ -158,7 +157,8 @@ class Run:
     eval_batches: Callable[[], Iterable[Batch]] | None = None
     mixture: Any = None
     model: dict[str, Any] | None = None
-    initial_checkpoint: str | Path | None = None
+    origin: Origin | None = None
+    keep_optimizer: bool = False
     rules: Rules = dataclasses.field(default_factory=lambda: DEFAULT_RULES)
     show_progress: bool = True
 
@@ -188,10 +188,21 @@ def train(
     )
     state, shardings, prior_steps = _first_state(run, settings, optimizer, checkpoints)
     first_step = int(state.step)
+    if prior_steps:
+        rates = [
+            float(run.schedule(prior_steps + n)) for n in (0, settings.total_steps)
+        ]
+        logging.warning(
+            "the optimizer had done %d updates when this run began; the learning rate "
+            "goes from %.3g to %.3g over its %d updates.",
+            prior_steps,
+            *rates,
+            settings.total_steps,
+        )
     train_step = make_train_step(
         model,
         optimizer,
-        run.schedule,
+        _shifted(run.schedule, prior_steps),
         run.mesh,
         run.rules,
         state_shardings=shardings,
@@ -252,8 +263,8 @@ def _first_state(
 ) -> tuple[TrainState, TrainState, int]:
     """Returns the state to start from; moves the batches if need be.
 
-    In order: the newest checkpoint of this run; the parameters of another run; fresh
-    random parameters.
+    In order: the newest checkpoint of this run; a trained model; fresh random
+    parameters.
 
     Returns:
         The state, its shardings, and the updates its optimizer did before this run.
@@ -269,16 +280,43 @@ def _first_state(
         wanted = with_shardings(abstract, shardings)
         state, prior_steps = checkpoints.restore_latest(wanted, run.batches)
         return state, shardings, prior_steps
-    state = init_state(
-        run.make_model, optimizer, run.mesh, run.rules, seed=settings.seed
+    if run.origin is None:
+        state = init_state(
+            run.make_model, optimizer, run.mesh, run.rules, seed=settings.seed
+        )
+        return state, shardings, 0
+    return _state_of_origin(run.origin, run, optimizer, abstract, shardings)
+
+
+def _state_of_origin(
+    origin: Origin,
+    run: Run,
+    optimizer: optax.GradientTransformation,
+    abstract: TrainState,
+    shardings: TrainState,
+) -> tuple[TrainState, TrainState, int]:
+    """Returns the same as `_first_state`, for a run that starts from a trained model.
+
+    Raises:
+        ValueError: it is another model, vocabulary or optimizer.
+    """
+    origin.check(run.vocab, run.model)
+    wanted = with_shardings(abstract, shardings)
+    opt_state, prior_steps = None, 0
+    if run.keep_optimizer:
+        origin.check_optimizer(abstract.opt_state)
+        opt_state, prior_steps = origin.read_opt_state(wanted), origin.steps
+    params = origin.read_params(wanted.params)
+    return (
+        state_of(params, opt_state, optimizer, shardings),
+        shardings,
+        prior_steps,
     )
-    if run.initial_checkpoint is not None:
-        contract = read_contract(run.initial_checkpoint)
-        check_model(contract, run.model)
-        check_vocab(contract, run.vocab)
-        params = with_shardings(abstract.params, shardings.params)
-        state = state._replace(params=read_params(run.initial_checkpoint, params))
-    return state, shardings, 0
+
+
+def _shifted(schedule: optax.Schedule, prior_steps: int) -> optax.Schedule:
+    """Returns the schedule as a function of this run's updates."""
+    return (lambda step: schedule(step + prior_steps)) if prior_steps else schedule
 
 
 def _step_settings(run: Run, settings: TrainSettings) -> StepSettings:

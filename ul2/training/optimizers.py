@@ -10,12 +10,17 @@
 A scanned stack holds all layers of a kernel in one array. Each layer is its own matrix
 here: statistics, clipping and parameter scale are taken layer by layer, so a scanned
 and an unscanned model train alike.
+
+Which matrices are factored is the one thing in which T5X treats the two differently: in
+a scanned model it goes by the names of the dims and factors every stacked kernel,
+however small. `factor_stacked="always"` does so too. It matters for small models alone,
+and for going on with the moments of such a run.
 """
 
 import math
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +30,8 @@ from ul2 import axes
 
 ParamAxes = Any  # the tree of the parameters, a tuple of logical axis names per leaf
 Optimizer = Callable[[optax.Schedule, ParamAxes], optax.GradientTransformation]
+FACTOR_STACKED: Final = ("by_size", "always")
+_EPSILON1: Final = 1e-30  # added to squared gradients
 
 
 class AdafactorState(NamedTuple):
@@ -41,11 +48,11 @@ def adafactor(
     param_axes: ParamAxes,
     *,
     decay_rate: float = 0.8,
-    epsilon1: float = 1e-30,
     epsilon2: float = 1e-3,
     clipping_threshold: float = 1.0,
     unscaled_params: Sequence[str] = ("relative_bias",),
     min_dim_size_to_factor: int = 128,
+    factor_stacked: Literal["by_size", "always"] = "by_size",
 ) -> optax.GradientTransformation:
     """Returns T5X's Adafactor, without momentum.
 
@@ -53,7 +60,6 @@ def adafactor(
         learning_rate: number or schedule.
         param_axes: logical axes of every parameter.
         decay_rate: exponent of the second moment's decay.
-        epsilon1: added to the squared gradient.
         epsilon2: least parameter scale.
         clipping_threshold: largest RMS of an update, before the learning rate.
         unscaled_params: regular expressions of dotted parameter paths that are not
@@ -62,21 +68,43 @@ def adafactor(
             `relative_bias` whatever they are called.
         min_dim_size_to_factor: a matrix keeps row and column means, instead of all
             its second moments, if both dims are at least this.
+        factor_stacked: `always` factors the kernels of stacked layers whatever their
+            size, and their relative biases never, as T5X does in scanned models.
+
+    Raises:
+        ValueError: `factor_stacked` is neither.
     """
-    moments = optax.scale_by_factored_rms(
-        True, decay_rate, 0, min_dim_size_to_factor, epsilon1
-    )
+    if factor_stacked not in FACTOR_STACKED:
+        raise ValueError(
+            f"{factor_stacked=} is not one of {', '.join(FACTOR_STACKED)}; set "
+            "FACTOR_STACKED."
+        )
+
+    def moments_of(names: tuple[str, ...]) -> optax.GradientTransformation:
+        """Returns the rule of a parameter's second moments, or of those of a layer."""
+        always = factor_stacked == "always" and _is_stacked(names)
+        # By name, a relative bias is not factored at all, whatever its size.
+        is_factored = not (always and axes.BIAS_HEADS in names)
+        min_dim = 1 if always else min_dim_size_to_factor
+        return optax.scale_by_factored_rms(
+            is_factored, decay_rate, 0, min_dim, _EPSILON1
+        )
+
     scaled = jax.tree.map_with_path(
         lambda path, names: not _matches(_dotted(path, names), unscaled_params),
         param_axes,
         is_leaf=_is_names,
     )
 
-    def init_leaf(param: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        state = moments.init(param)
+    def init_param(
+        names: tuple[str, ...], param: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        init = moments_of(names).init
+        state = jax.vmap(init)(param) if _is_stacked(names) else init(param)
         return state.v_row, state.v_col, state.v
 
     def update_leaf(
+        moments: optax.GradientTransformation,
         scale: bool,
         step: jax.Array,
         grad: jax.Array,
@@ -95,16 +123,9 @@ def adafactor(
         return update, (new.v_row, new.v_col, new.v)
 
     def init(params: Any) -> AdafactorState:
-        moments_of = jax.tree.map(
-            lambda names, param: (
-                jax.vmap(init_leaf)(param) if _is_stacked(names) else init_leaf(param)
-            ),
-            param_axes,
-            params,
-            is_leaf=_is_names,
-        )
+        leaves = jax.tree.map(init_param, param_axes, params, is_leaf=_is_names)
         return AdafactorState(
-            jnp.zeros((), jnp.int32), *_unzip(moments_of, params, length=3)
+            jnp.zeros((), jnp.int32), *_unzip(leaves, params, length=3)
         )
 
     def update(
@@ -117,9 +138,10 @@ def adafactor(
             *v_and_param: jax.Array,
         ) -> tuple[Any, ...]:
             *v, param = v_and_param
+            moments = moments_of(names)
 
             def layer(grad: jax.Array, v: Any, param: jax.Array) -> Any:
-                return update_leaf(scale, state.step, grad, v, param)
+                return update_leaf(moments, scale, state.step, grad, v, param)
 
             rule = jax.vmap(layer) if _is_stacked(names) else layer
             change, new_v = rule(grad, tuple(v), param)

@@ -24,8 +24,18 @@ _MAY_CHANGE: Final = frozenset(
         "SAVE_EVERY_STEPS",
         "KEEP_CHECKPOINTS",
         "REMAT",
+        # The same sums in another order.
+        "LOSS_CHUNK",
+        # Read once, by a run that has no checkpoint yet; it may be gone since.
+        "INITIAL_CHECKPOINT",
     }
 )
+# What a run did that was begun when this could not be said, or that can no longer be.
+_UNSAID: Final = {
+    "recipe.Recipe.initial_optimizer": "'reset'",
+    "optimizers.adafactor.factor_stacked": "'by_size'",
+    "optimizers.adafactor.epsilon1": "1e-30",
+}
 _FREE_READERS: Final = ("recipe.Recipe.", "loop.TrainSettings.", "config.ModelConfig.")
 
 
@@ -54,16 +64,21 @@ def check_same_run(model_dir: str | Path, config_text: str) -> None:
     kept = Path(model_dir) / CONFIG
     if not kept.is_file() or not has_checkpoint(model_dir):
         return
-    old, new = _values(kept.read_text()), _values(config_text)
+    before, now = _statements(kept.read_text()), _statements(config_text)
+    names = {name for name in {**before, **now} if "." in name}
+    old, new = _values(before), _values(now)
     changes = [
-        f"{name}: {old.get(name, 'unset')} -> {new.get(name, 'unset')}"
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name)
+        f"{_shown(name, {**before, **now})}: "
+        f"{old.get(name, 'unset')} -> {new.get(name, 'unset')}"
+        for name in names
+        if not (_may_change(name, before) or _may_change(name, now))
+        and old.get(name, _UNSAID.get(name)) != new.get(name, _UNSAID.get(name))
     ]
     if changes:
         raise ValueError(
-            f"{model_dir} holds a run with another config ({'; '.join(changes)}); "
-            "choose another MODEL_DIR or set these back."
+            f"{model_dir} holds a run with another config "
+            f"({'; '.join(sorted(set(changes)))}); choose another MODEL_DIR or set "
+            "these back."
         )
 
 
@@ -105,24 +120,30 @@ def keep(model_dir: str | Path, name: str, content: bytes) -> None:
         ) from None
 
 
-def _values(config_text: str) -> dict[str, str]:
-    """Returns what makes the run what it is: macro, or parameter, to value.
+def _may_change(name: str, statements: dict[str, str]) -> bool:
+    """Returns whether a parameter is set by a macro that may change.
 
     What a macro may change it may change where the loop or the recipe read it; a
     schedule that reads TOTAL_STEPS is another schedule when that changes.
     """
-    statements = _statements(config_text)
-    values = {}
-    for name, value in statements.items():
-        macro = value.removeprefix("%")
-        is_free = macro in _MAY_CHANGE and name.startswith(_FREE_READERS)
-        if "." not in name or (value.startswith("%") and is_free):
-            continue
-        shown = macro if value.startswith("%") else name
+    is_free = _shown(name, statements) in _MAY_CHANGE
+    return is_free and name.startswith(_FREE_READERS)
+
+
+def _values(statements: dict[str, str]) -> dict[str, str]:
+    """Returns the statements with the values of macros in their place."""
+    values = dict(statements)
+    for name, value in values.items():
         while value.startswith("%") and value[1:] in statements:
             value = statements[value[1:]]
-        values[shown] = value
+        values[name] = value
     return values
+
+
+def _shown(name: str, statements: dict[str, str]) -> str:
+    """Returns what a person sets a parameter by: its macro, if it has one."""
+    value = statements.get(name, "")
+    return value[1:] if value.startswith("%") else name
 
 
 def _statements(config_text: str) -> dict[str, str]:

@@ -116,6 +116,27 @@ def abstract_state(
     return abstract, shardings
 
 
+def state_of(
+    params: Params,
+    opt_state: Any,
+    optimizer: optax.GradientTransformation,
+    shardings: TrainState,
+) -> TrainState:
+    """Returns the state before the first update of parameters that are there already.
+
+    Args:
+        params: where they shall live.
+        opt_state: of the optimizer; None for one that has seen nothing.
+        optimizer: makes that.
+        shardings: of the whole state.
+    """
+    step = jax.jit(lambda: jnp.zeros((), jnp.int32), out_shardings=shardings.step)()
+    if opt_state is None:
+        init = jax.jit(optimizer.init, out_shardings=shardings.opt_state)
+        opt_state = init(params)
+    return TrainState(step, params, opt_state)
+
+
 def with_shardings(abstract: Any, shardings: Any) -> Any:
     """Returns the abstract arrays, each knowing where it shall live."""
     return jax.tree.map(
