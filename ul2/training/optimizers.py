@@ -11,10 +11,11 @@ A scanned stack holds all layers of a kernel in one array. Each layer is its own
 here: statistics, clipping and parameter scale are taken layer by layer, so a scanned
 and an unscanned model train alike.
 
-Which matrices are factored is the one thing in which T5X treats the two differently: in
-a scanned model it goes by the names of the dims and factors every stacked kernel,
-however small. `factor_stacked="always"` does so too. It matters for small models alone,
-and for going on with the moments of such a run.
+Which matrices are factored is the one thing in which T5X treats the two differently:
+arrays of three dims or more it factors by the names of the dims, however small they
+are. Those are all kernels of a scanned model (`factor_stacked="always"`), and the
+attention kernels of one whose heads are a dim of their own (`"attention"`). It matters
+for small models alone, and for going on with the moments of such a run.
 """
 
 import math
@@ -30,7 +31,8 @@ from ul2 import axes
 
 ParamAxes = Any  # the tree of the parameters, a tuple of logical axis names per leaf
 Optimizer = Callable[[optax.Schedule, ParamAxes], optax.GradientTransformation]
-FACTOR_STACKED: Final = ("by_size", "always")
+FACTOR_STACKED: Final = ("by_size", "attention", "always")
+_ATTENTION: Final = {axes.HEADS, axes.KV_HEADS}  # dims of attention kernels alone
 _EPSILON1: Final = 1e-30  # added to squared gradients
 
 
@@ -52,7 +54,7 @@ def adafactor(
     clipping_threshold: float = 1.0,
     unscaled_params: Sequence[str] = ("relative_bias",),
     min_dim_size_to_factor: int = 128,
-    factor_stacked: Literal["by_size", "always"] = "by_size",
+    factor_stacked: Literal["by_size", "attention", "always"] = "by_size",
 ) -> optax.GradientTransformation:
     """Returns T5X's Adafactor, without momentum.
 
@@ -69,10 +71,10 @@ def adafactor(
         min_dim_size_to_factor: a matrix keeps row and column means, instead of all
             its second moments, if both dims are at least this.
         factor_stacked: `always` factors the kernels of stacked layers whatever their
-            size, and their relative biases never, as T5X does in scanned models.
+            size, and their relative biases never; `attention` does it for attention.
 
     Raises:
-        ValueError: `factor_stacked` is neither.
+        ValueError: `factor_stacked` is none of these.
     """
     if factor_stacked not in FACTOR_STACKED:
         raise ValueError(
@@ -82,10 +84,13 @@ def adafactor(
 
     def moments_of(names: tuple[str, ...]) -> optax.GradientTransformation:
         """Returns the rule of a parameter's second moments, or of those of a layer."""
-        always = factor_stacked == "always" and _is_stacked(names)
+        by_name = _is_stacked(names) and (
+            factor_stacked == "always"
+            or (factor_stacked == "attention" and not _ATTENTION.isdisjoint(names))
+        )
         # By name, a relative bias is not factored at all, whatever its size.
-        is_factored = not (always and axes.BIAS_HEADS in names)
-        min_dim = 1 if always else min_dim_size_to_factor
+        is_factored = not (by_name and axes.BIAS_HEADS in names)
+        min_dim = 1 if by_name else min_dim_size_to_factor
         return optax.scale_by_factored_rms(
             is_factored, decay_rate, 0, min_dim, _EPSILON1
         )
