@@ -172,6 +172,7 @@ def _open_origin(recipe: Recipe, vocab: Vocab) -> Origin | None:
         model = define_model(recipe.make_model(vocab))
         optimizer = recipe.optimizer(recipe.schedule, model.param_axes)
         found.check_optimizer(jax.eval_shape(optimizer.init, model.abstract_params))
+        found.check_schedule(recipe.schedule, recipe.settings.total_steps)
     return found
 
 

@@ -427,5 +427,6 @@ def _flat(model: dict[str, Any]) -> dict[str, Any]:
     config = model["config"]
     other = {"relative": "rope_", "rope": "relative_"}[config["positions"]]
     kept = {name: value for name, value in config.items() if not name.startswith(other)}
-    heads = config["num_kv_heads"] or config["num_heads"]
-    return {"architecture": model["architecture"], **kept, "num_kv_heads": heads}
+    if config["num_kv_heads"] == config["num_heads"]:
+        kept["num_kv_heads"] = None  # says the same
+    return {"architecture": model["architecture"], **kept}

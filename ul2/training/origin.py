@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 
 import jax
 import numpy as np
+import optax
 from flax import traverse_util
 
 from ul2 import axes
@@ -138,8 +139,28 @@ class Origin:
             name = differing[0]
             raise ValueError(
                 f"INITIAL_CHECKPOINT={self.path} has other second moments factored: "
-                f"{name} is {list(found[name])}, not {list(wanted[name])}; set "
+                f"{name.removeprefix(f'{_ADAFACTOR}.')} is {list(found[name])}, not "
+                f"{list(wanted[name])}; set "
                 "MIN_DIM_SIZE_TO_FACTOR and FACTOR_STACKED as it was trained with, or "
+                "INITIAL_OPTIMIZER=reset."
+            )
+
+    def check_schedule(self, schedule: optax.Schedule, total_steps: int) -> None:
+        """Refuses a schedule that has come to its end before the run begins.
+
+        Args:
+            schedule: of the optimizer that is kept, and goes on counting.
+            total_steps: updates of the run.
+
+        Raises:
+            ValueError: no update would change anything.
+        """
+        steps = self.steps + np.arange(0, total_steps, max(1, total_steps // 100))
+        if not any(float(schedule(int(step))) for step in steps):
+            raise ValueError(
+                f"the learning rate is 0 at all {total_steps} steps: the optimizer of "
+                f"INITIAL_CHECKPOINT={self.path} has done {self.steps}, and the "
+                f"schedule is over; set SCHEDULE_STEPS={self.steps + total_steps}, or "
                 "INITIAL_OPTIMIZER=reset."
             )
 
