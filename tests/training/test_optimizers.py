@@ -147,6 +147,42 @@ def test_scanned_layers_train_as_separate_matrices(min_dim):
     assert state[0].v["wide"].shape == ((3, 1) if factored else (3, 6, 9))
 
 
+@pytest.mark.parametrize(
+    ("factor_stacked", "factored"),
+    [
+        ("by_size", {"big"}),
+        ("attention", {"big", "query", "key"}),
+        ("always", {"big", "query", "key", "up"}),
+    ],
+)
+def test_stacked_kernels_may_be_factored_whatever_their_size(factor_stacked, factored):
+    dims = {
+        "big": ((axes.LAYERS, axes.EMBED, axes.MLP), (2, 16, 20)),
+        "query": ((axes.LAYERS, axes.EMBED, axes.HEADS), (2, 4, 6)),
+        "key": ((axes.LAYERS, axes.EMBED, axes.KV_HEADS), (2, 4, 3)),
+        "up": ((axes.LAYERS, axes.EMBED, axes.MLP), (2, 4, 6)),
+        "norm": ((axes.LAYERS, axes.EMBED), (2, 4)),
+        "bias": ((axes.LAYERS, axes.BIAS_HEADS, axes.BUCKETS), (2, 3, 8)),
+        "table": ((axes.VOCAB, axes.EMBED), (8, 4)),
+    }
+    rule = adafactor(
+        RATE,
+        {name: names for name, (names, _) in dims.items()},
+        min_dim_size_to_factor=16,
+        factor_stacked=factor_stacked,
+    )
+    state = rule.init({name: np.ones(shape) for name, (_, shape) in dims.items()})[0]
+    found = {name for name in dims if state.v_row[name].shape[-1] > 1}
+    assert found == factored
+    whole = {name for name, (_, shape) in dims.items() if state.v[name].shape == shape}
+    assert whole == dims.keys() - factored
+
+
+def test_unknown_way_to_factor_is_refused():
+    with pytest.raises(ValueError, match="set FACTOR_STACKED"):
+        adafactor(RATE, PARAM_AXES, factor_stacked="never")
+
+
 def test_adamw_decays_matrices_but_not_norms_or_biases():
     param_axes = {**PARAM_AXES, "norms": (axes.LAYERS, axes.EMBED)}
     shapes = {**SHAPES, "norms": (2, 6)}
