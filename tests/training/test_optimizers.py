@@ -171,7 +171,7 @@ def test_stacked_kernels_may_be_factored_whatever_their_size(factor_stacked, fac
         min_dim_size_to_factor=16,
         factor_stacked=factor_stacked,
     )
-    state = rule.init({name: np.ones(shape) for name, (_, shape) in dims.items()})[0]
+    state = rule.init({name: jnp.ones(shape) for name, (_, shape) in dims.items()})[0]
     found = {name for name in dims if state.v_row[name].shape[-1] > 1}
     assert found == factored
     whole = {name for name, (_, shape) in dims.items() if state.v[name].shape == shape}

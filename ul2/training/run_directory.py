@@ -142,8 +142,9 @@ def _values(statements: dict[str, str]) -> dict[str, str]:
 
 def _shown(name: str, statements: dict[str, str]) -> str:
     """Returns what a person sets a parameter by: its macro, if it has one."""
-    value = statements.get(name, "")
-    return value[1:] if value.startswith("%") else name
+    while statements.get(name, "").startswith("%"):
+        name = statements[name][1:]
+    return name
 
 
 def _statements(config_text: str) -> dict[str, str]:
