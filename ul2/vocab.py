@@ -79,13 +79,18 @@ class Vocab:
         """Returns the ids that announce mode R, S or X; none for no mode.
 
         Raises:
-            ValueError: `name` is no mode.
+            ValueError: `name` is no mode, or no tokenizer is known.
         """
         if name is None:
             return ()
         texts = MODE_CONVENTIONS[self.mode_convention]
         if name not in texts:
             raise ValueError(f"mode {name!r} is not one of {list(texts)} or none.")
+        if texts[name] not in self.mode_ids:
+            raise ValueError(
+                f"mode {name!r}: no tokenizer says how {texts[name]} is written; give "
+                "ul2 convert the one it was trained with (--vocab), or use no mode."
+            )
         return self.mode_ids[texts[name]]
 
     def with_mode_convention(self, mode_convention: str) -> "Vocab":

@@ -1,8 +1,9 @@
 """Opens a checkpoint of any format that is read here."""
 
+import dataclasses
 from pathlib import Path
 
-from ul2.interop import huggingface, own, t5x
+from ul2.interop import huggingface, own, presets, t5x
 from ul2.interop.checkpoint import Checkpoint
 
 
@@ -36,9 +37,7 @@ def open_checkpoint(
             f"no checkpoint at {path}; give a directory (models of a hub or a bucket "
             "must be downloaded first)."
         )
-    if own.is_here(path):
-        found = own.read(path, step=step)
-    elif t5x.is_here(path):
+    if t5x.is_here(path):
         return t5x.read(
             path,
             step=step,
@@ -47,8 +46,22 @@ def open_checkpoint(
             vocab_file=vocab_file,
             mode_convention=mode_convention,
         )
-    else:
+    if own.is_here(path):
+        found = own.read(path, step=step)
+    elif huggingface.is_here(path):
         found = huggingface.read(
             path, vocab_file=vocab_file, mode_convention=mode_convention
+        )
+    else:
+        raise ValueError(
+            f"{path} holds no checkpoint of ul2, T5X (`checkpoint`) or Hugging Face "
+            "(`config.json`); a StableHLO export is for serving alone."
+        )
+    if preset is not None:
+        presets.check(preset, found.architecture, found.config)
+        found = dataclasses.replace(found, preset=preset)
+    if activation is not None and activation != found.config.activation:
+        raise ValueError(
+            f"--activation {activation}: {path} says {found.config.activation} itself."
         )
     return found

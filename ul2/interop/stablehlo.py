@@ -133,6 +133,19 @@ def max_logit_difference(checkpoint: Checkpoint, out: Path) -> float:
     return float(np.max(np.abs(np.asarray(theirs) - np.asarray(ours))[present]))
 
 
+def with_exported_params(checkpoint: Checkpoint, out: Path) -> Checkpoint:
+    """Returns the checkpoint with the parameters that its export holds.
+
+    Raises:
+        ValueError: the export is damaged.
+    """
+    manifest = json.loads((out / "export.json").read_bytes())
+    files = {path: one["file"] for path, one in manifest["parameters"].items()}
+    shards = {file: safetensors.read(out / file) for file in set(files.values())}
+    params = {path: shards[file][path] for path, file in files.items()}
+    return dataclasses.replace(checkpoint, path=out, params=params)
+
+
 def _lengths(
     architecture: str, inputs_length: int | None, targets_length: int | None
 ) -> dict[str, int]:

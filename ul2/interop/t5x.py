@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-import ml_dtypes
 import numpy as np
 from flax import traverse_util
 
@@ -26,7 +25,7 @@ from ul2.interop.model import param_shapes
 from ul2.interop.t5x_moments import read_moments
 from ul2.interop.t5x_names import Place, place
 from ul2.interop.t5x_sizes import architecture_of, find_config, find_layout
-from ul2.interop.tensors import Tensor, bit_cast, dtype_of, filled
+from ul2.interop.tensors import BFLOAT16, Tensor, bit_cast, dtype_of, filled
 from ul2.interop.zarr_arrays import METADATA, read_database, read_directory
 
 CHECKPOINT: Final = "checkpoint"
@@ -172,7 +171,7 @@ def _resolved(
         else:
             continue  # texts and numbers: none of them is a parameter
         if old and tensor.dtype == np.uint16:
-            tensor = bit_cast(tensor, np.dtype(ml_dtypes.bfloat16))
+            tensor = bit_cast(tensor, BFLOAT16)
         yield name, tensor
 
 

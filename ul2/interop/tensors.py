@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 Region = tuple[slice, ...]
+BFLOAT16: Final[np.dtype[Any]] = np.dtype(ml_dtypes.bfloat16)
 # What one piece may take; a handful of them exist at once.
-PIECE_BYTES: Final = 32 * 2**20
+PIECE_BYTES: Final = 16 * 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +72,8 @@ class Tensor:
 
 def from_array(name: str, array: np.ndarray) -> Tensor:
     """Returns a tensor of an array in memory."""
-    return Tensor(name, array.shape, array.dtype, array.shape, array.__getitem__)
+    piece = tuple(max(1, size) for size in array.shape)
+    return Tensor(name, array.shape, array.dtype, piece, array.__getitem__)
 
 
 def contiguous(
@@ -127,7 +129,7 @@ def filled(
 def by_rows(shape: Sequence[int], dtype: DTypeLike) -> tuple[int, ...]:
     """Returns the shape of pieces that are contiguous in memory or a file.
 
-        by_rows((4096, 16384), float32) == (512, 16384)        32 MiB
+        by_rows((4096, 16384), float32) == (256, 16384)        16 MiB
 
     As many rows of the leading dim as fit; where even one does not, parts of it.
     """
@@ -271,11 +273,11 @@ def dtype_of(name: str) -> np.dtype[Any]:
         ValueError: there is none of numbers.
     """
     if name == "bfloat16":
-        return np.dtype(ml_dtypes.bfloat16)
+        return BFLOAT16
     try:
-        dtype: np.dtype[Any] | None = np.dtype(str(name))
+        dtype = np.dtype(str(name))
     except TypeError:
-        dtype = None
-    if dtype is None or dtype.kind not in "biuf":
+        raise ValueError(f"{name!r} is no dtype of numbers.") from None
+    if dtype.kind not in "biuf":
         raise ValueError(f"{name!r} is no dtype of numbers.")
     return dtype
