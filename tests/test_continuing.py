@@ -240,3 +240,27 @@ def test_run_from_before_these_knobs_goes_on(store, seq2seq):
         assert "optimizers.adafactor.epsilon1: 1e-20 -> unset" in error
     finally:
         file.write_text(now)
+
+
+@pytest.mark.parametrize("source", ["causal", "seq2seq"])
+def test_imported_model_brings_the_gin_file_that_trains_it(
+    source, store, tmp_path, request
+):
+    run = request.getfixturevalue(source)
+    convert(open_checkpoint(run), "ul2", tmp_path / "imported")
+    arguments = flags(
+        store,
+        run="continue",
+        MODEL_DIR=tmp_path / "next",
+        INITIAL_CHECKPOINT=tmp_path / "imported",
+        INITIAL_OPTIMIZER="keep",
+        TOTAL_STEPS=1,
+        **dict.fromkeys(("EMBED_DIM", "NUM_HEADS", "HEAD_DIM", "MLP_DIM"), "-"),
+        **dict.fromkeys(("NUM_ENCODER_LAYERS", "NUM_DECODER_LAYERS"), "-"),
+    )
+    model = f"--gin_file={tmp_path / 'imported' / 'model.gin'}"
+    arguments = [model if "configs/models" in a else a for a in arguments]
+    assert cli.main(["train", *arguments]) == 0
+    contract = checkpoints.read_contract(tmp_path / "next")
+    assert (contract.step, contract.prior_steps) == (1, 2)
+    assert contract.model == checkpoints.read_contract(run).model

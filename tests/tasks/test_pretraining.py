@@ -1,6 +1,5 @@
 import functools
 import importlib
-import re
 
 import numpy as np
 import pytest

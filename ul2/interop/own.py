@@ -8,6 +8,7 @@ what the source did not have (data position, optimizer state) is not there.
                          train_state/...                 where there is Adafactor's
                          contract/                       JSON
     OUT/tokenizer.model
+    OUT/model.gin                  to train it further
 """
 
 import functools
@@ -21,6 +22,7 @@ import numpy as np
 from ul2.interop import differences, presets
 from ul2.interop.checkpoint import Checkpoint, Moments
 from ul2.interop.model import param_shapes
+from ul2.interop.model_gin import MODEL_GIN, model_gin
 from ul2.interop.staging import Staging
 from ul2.interop.tensors import Tensor, cast, filled, from_array
 from ul2.interop.zarr_arrays import read_database, write_directory, write_metadata
@@ -126,6 +128,8 @@ def write(checkpoint: Checkpoint, staging: Staging, dtype: str | None) -> None:
         model=architectures.to_json(checkpoint.architecture, checkpoint.config),
         prior_steps=checkpoint.step,
     )
+    gin = model_gin(checkpoint.architecture, checkpoint.config)
+    (staging.directory / MODEL_GIN).write_text(gin)
     # orbax asks for it, and does without what is in it.
     (folder / "_CHECKPOINT_METADATA").write_text(json.dumps({"item_handlers": {}}))
     item = folder / checkpoints.CONTRACT
