@@ -9,7 +9,7 @@ of its own, and reports what that process took at most.
 
 import argparse
 import json
-import resource
+import os
 import subprocess
 import sys
 import time
@@ -88,17 +88,18 @@ def write_source(out: Path, preset: str) -> int:
 
 def measure(source: Path, to: str, out: Path) -> dict[str, object]:
     """Runs one conversion in a process of its own."""
-    command = [Path(sys.executable).with_name("ul2"), "convert", str(source)]
+    program = str(Path(sys.executable).with_name("ul2"))
+    command = [program, "convert", str(source), "--to", to, "--out", str(out)]
     started = time.perf_counter()
-    done = subprocess.run(
-        [*command, "--to", to, "--out", str(out), "--json"],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    report = json.loads(done.stdout.splitlines()[-1])
+    with (out.parent / "report.json").open("w") as report_file:
+        process = subprocess.Popen([*command, "--json"], stdout=report_file)
+        _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{' '.join(command)} failed")
+    report = json.loads((out.parent / "report.json").read_text().splitlines()[-1])
     return {
-        "seconds": round(time.perf_counter() - started, 1),
+        "seconds": round(time.perf_counter() - started),
+        "peak_mib": usage.ru_maxrss // 2**10,
         "max_logit_difference": report["max_logit_difference"],
         "preset": report["source"]["preset"],
     }
@@ -115,10 +116,7 @@ def main() -> None:
     print(f"{options.preset}: {size / 1e9:.2f} GB of parameters")
     for number, (begin, to) in enumerate(ROUTE):
         out = folder / (to if not (folder / to).exists() else f"{to}_{number}")
-        result = measure(folder / begin, to, out)
-        # The largest of all children so far; a rise tells which one it was.
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**10
-        print(f"{begin} -> {to}: {result}; peak so far {peak:.0f} MiB", flush=True)
+        print(f"{begin} -> {to}: {measure(folder / begin, to, out)}", flush=True)
 
 
 if __name__ == "__main__":
