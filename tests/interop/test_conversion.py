@@ -1,6 +1,7 @@
 """`ul2 convert`: the same model in every format, or nothing at all."""
 
 import dataclasses
+import errno
 import json
 import shutil
 
@@ -288,3 +289,15 @@ def test_t5x_export_says_its_activation(tmp_path):
     found = open_checkpoint(tmp_path / "out")
     assert found.config.activation == "gelu"
     assert t5x_writing.layout_of(found).name == "t5"
+
+
+def test_disk_that_is_full_leaves_nothing_behind(tmp_path, monkeypatch):
+    source = open_checkpoint(written(tmp_path))
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Staging, "once", full)
+    with pytest.raises(ValueError, match=r"cannot write to .*: No space left"):
+        convert(source, "ul2", tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]

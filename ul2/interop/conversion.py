@@ -64,6 +64,9 @@ def convert(
     except ValueError:
         staging.discard()
         raise
+    except OSError as error:
+        staging.discard()
+        raise ValueError(f"cannot write to {out}: {error.strerror}.") from None
     return {**report, "path": str(out)}
 
 

@@ -66,7 +66,8 @@ def read(
     """
     found = _locate(path, step)
     if found is None:
-        raise ValueError(f"{path} holds no T5X checkpoint of step {step or 'any'}.")
+        wanted = "any step" if step is None else f"step {step}"
+        raise ValueError(f"{path} holds no T5X checkpoint of {wanted}.")
     arrays = _read_arrays(found)
     theirs = {
         name.removeprefix(TARGET): tensor

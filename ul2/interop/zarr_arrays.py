@@ -184,7 +184,12 @@ def write_directory(
     }
     array = ts.open(spec, create=True, delete_existing=True).result()
     for region, block in finite_pieces(tensor):
-        array[region].write(block).result()
+        try:
+            array[region].write(block).result()
+        except ValueError as error:
+            raise ValueError(
+                f"{name} cannot be written: {_first_line(error)}"
+            ) from None
 
 
 def chunking(tensor: Tensor, compressor: dict[str, Any] | None) -> dict[str, Any]:
