@@ -114,7 +114,7 @@ def test_ul2r_is_a_recipe_with_the_numbers_of_u_palm(store, seq2seq):
 @pytest.mark.slow
 def test_t5x_and_our_own_form_continue_alike(store, seq2seq, tmp_path):
     """The same run from a run, a step of it, and from a T5X checkpoint of it."""
-    exported = tmp_path / "t5x"
+    exported = tmp_path / "exported"
     convert(open_checkpoint(seq2seq), "t5x", exported)
     sources = {
         "run": seq2seq,
