@@ -1,0 +1,105 @@
+"""`ul2 COMMAND`: flags to calls of `launch`, and errors to exit codes.
+
+Nothing heavy is imported before the flags are parsed, so `--help` answers at once.
+Exit codes: 0 done, 2 the input is wrong (one line says how), 1 anything else.
+"""
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from ul2 import is_ours
+from ul2.cli import check, convert, infer, inspect, tokenize, train
+from ul2.cli.command import say
+
+_PACKAGE: Final = Path(__file__).resolve().parents[1]
+_GIN_FLAG: Final = "--gin."
+# In the order in which a person meets them.
+_COMMANDS: Final = (tokenize, train, check, inspect, infer, convert)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Returns:
+        The exit code.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    gin_flags, rest = _take_gin_flags(arguments)
+    options = _parser().parse_args(rest)
+    run: Callable[[argparse.Namespace], dict[str, Any]] = options.run
+    if gin_flags and not hasattr(options, "gin_file"):
+        say(f"error: this command reads no --gin.{gin_flags[0][0]}.")
+        return 2
+    options.bindings = gin_flags
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    _quiet_libraries()
+    try:
+        report = run(options)
+    except KeyboardInterrupt:
+        say("stopped.")
+        return 1
+    except FloatingPointError as error:
+        say(f"error: {error}")
+        return 1
+    except ValueError as error:
+        if not is_ours(error):
+            raise
+        say(f"error: {error}")
+        return 2
+    if options.json:
+        sys.stdout.write(json.dumps(report, allow_nan=False) + "\n")
+    if report.get("preempted"):
+        say("stopped before the end; the same command goes on from here.")
+        return 1
+    return 2 if report.get("errors") else 0
+
+
+def _quiet_libraries() -> None:
+    """Keeps the warnings of libraries off the terminal, but not ours or errors."""
+    # absl's own logger knows who called it; it is made when absl is imported.
+    import absl.logging
+
+    def is_worth_reading(record: logging.LogRecord) -> bool:
+        ours = Path(record.pathname).resolve().is_relative_to(_PACKAGE)
+        return ours or record.levelno >= logging.ERROR
+
+    absl.logging.get_absl_logger().addFilter(is_worth_reading)
+
+
+def _take_gin_flags(
+    arguments: Sequence[str],
+) -> tuple[list[tuple[str, str]], list[str]]:
+    """Takes `--gin.NAME=VALUE` out: argparse knows no open set of flags.
+
+    --gin.MESH=data=2,fsdp=4 --json   ->   [(MESH, data=2,fsdp=4)], [--json]
+    """
+    taken, rest = [], []
+    for argument in arguments:
+        name, equals, value = argument.removeprefix(_GIN_FLAG).partition("=")
+        if not argument.startswith(_GIN_FLAG):
+            rest.append(argument)
+        elif not equals or not name:
+            say(f"error: {argument}: write --gin.NAME=VALUE.")
+            raise SystemExit(2)
+        else:
+            taken.append((name, value))
+    return taken, rest
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ul2",
+        description="Mixture-of-Denoisers pre-training (UL2) in JAX.",
+        epilog="--gin.NAME=VALUE sets a macro of the gin files; no quoting is needed.",
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for command in _COMMANDS:
+        command.add(commands)
+    return parser

@@ -1,0 +1,67 @@
+"""What the commands share: how a flag is added and checked, and how to speak."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def add_command(
+    commands: Any, name: str, run: Callable[..., dict[str, Any]], text: str
+) -> argparse.ArgumentParser:
+    """Adds a command, its help and what it runs; every command has `--json`."""
+    command: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=text,
+        description=text,
+        allow_abbrev=False,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    command.set_defaults(run=run)
+    command.add_argument(
+        "--json", action="store_true", help="print one JSON object as the last line"
+    )
+    return command
+
+
+def add_gin_files(command: argparse.ArgumentParser) -> None:
+    """Adds `--gin_file`; `--gin.NAME=VALUE` is then allowed, too."""
+    command.add_argument(
+        "--gin_file",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a gin file; several compose, and later ones override",
+    )
+
+
+def say(line: str) -> None:
+    """Says a line to a person: standard output is for results."""
+    sys.stderr.write(line + "\n")
+
+
+def make_console(options: argparse.Namespace) -> Any:
+    """Returns where a person reads: standard output, unless a machine reads that."""
+    from rich.console import Console
+
+    wide = None if sys.stdout.isatty() else 160
+    return Console(stderr=options.json, width=wide)
+
+
+def check_at_least(minimum: int, flag: str, value: int | None) -> None:
+    """Refuses a number that is too small."""
+    if value is not None and value < minimum:
+        raise ValueError(f"--{flag}={value} must be at least {minimum}.")
+
+
+def check_can_write(flag: str, path: str) -> None:
+    """Refuses a place that nothing can be written to, before the work is done."""
+    folder = Path(path).absolute().parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--{flag}={path}: {folder}: {error.strerror}.") from None
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f"--{flag}={path}: no permission to write to {folder}.")
