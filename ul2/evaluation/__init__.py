@@ -1,0 +1,1 @@
+"""Predictions to scores: teacher-forced, generated, ranked and voted."""

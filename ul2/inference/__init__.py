@@ -1,0 +1,1 @@
+"""Any checkpoint opened to be used: files and lines of text in, answers out."""

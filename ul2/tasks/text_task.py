@@ -1,0 +1,124 @@
+"""`TextTask`: a supervised task as data, from a data set's row to a score.
+
+    row         {"question": "is it red", "passage": "Roses are red.", "label": 1}
+    examples    TextExample(inputs="boolq question: is it red passage: Roses are red.",
+                            targets="True", choices=("False", "True"))
+    prediction  "True"  -> postprocess -> 1
+    score       metrics([1], [1]) -> {"accuracy": 100.0}
+
+A task is text on both sides. It knows no tokenizer, no mode and no length: whoever
+trains or evaluates on it chooses those. Nothing here needs TensorFlow;
+`seqio_tasks.py` puts every task into seqio's registry.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Row = Mapping[str, Any]
+Metric = Callable[[Sequence[Any], Sequence[Any]], dict[str, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class TextExample:
+    """What a model reads, and what it should write.
+
+    Attributes:
+        inputs: without mode.
+        targets: one right output; the first reference where there are several.
+        choices: all outputs that the task allows, `targets` among them; empty where
+            the output is free. Rank classification scores each.
+        meta: whatever postprocessing and metrics need, as JSON values: further
+            references, ids, groups.
+    """
+
+    inputs: str
+    targets: str
+    choices: tuple[str, ...] = ()
+    meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tfds:
+    """A data set that TFDS prepares.
+
+    Attributes:
+        name: "super_glue/boolq:1.0.2"; the version is part of the task.
+        splits: our name of a split (train, validation, test) to TFDS's.
+    """
+
+    name: str
+    splits: Mapping[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Files:
+    """A data set as its authors publish it, downloaded by the user.
+
+    Attributes:
+        folder: where its files lie, below the folder of all data sets.
+        splits: our name of a split to a file pattern within `folder`.
+        read: yields the rows of one file.
+        home: where to get it.
+    """
+
+    folder: str
+    splits: Mapping[str, str]
+    read: Callable[[Path], Iterable[Row]]
+    home: str
+
+
+def stripped(prediction: str, example: TextExample) -> Any:
+    """Returns the prediction itself."""
+    del example
+    return prediction.strip()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextTask:
+    """A supervised task.
+
+    Attributes:
+        name: what users call it.
+        source: where the rows come from.
+        to_examples: makes the examples of one row; rows that are none make none.
+        metrics: each `metric(targets, predictions) -> {name: score}`, of what
+            `postprocess` returned; percentages where the field prints percentages.
+        postprocess: makes what the metrics compare from an output and its example.
+        target: makes the same from the example alone; by default `postprocess` of its
+            targets.
+        validation_metric: which of the scores chooses between checkpoints.
+        inputs_length: tokens of inputs that suit the data.
+        targets_length: tokens of targets that suit the data.
+    """
+
+    name: str
+    source: Tfds | Files
+    to_examples: Callable[[Row], Iterable[TextExample]]
+    metrics: tuple[Metric, ...]
+    postprocess: Callable[[str, TextExample], Any] = stripped
+    target: Callable[[TextExample], Any] | None = None
+    validation_metric: str
+    inputs_length: int = 512
+    targets_length: int = 64
+
+    def target_of(self, example: TextExample) -> Any:
+        """Returns what a prediction for this example is compared with."""
+        if self.target is not None:
+            return self.target(example)
+        return self.postprocess(example.targets, example)
+
+    def score(
+        self, examples: Sequence[TextExample], predictions: Sequence[str]
+    ) -> dict[str, float]:
+        """Returns all scores of some outputs."""
+        targets = [self.target_of(example) for example in examples]
+        values = [
+            self.postprocess(prediction, example)
+            for prediction, example in zip(predictions, examples, strict=True)
+        ]
+        scores: dict[str, float] = {}
+        for metric in self.metrics:
+            scores |= metric(targets, values)
+        return scores
