@@ -16,15 +16,26 @@ section 3.2):
                                                |     reads the last of them
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ul2.batch import Batch, Packed
-from ul2.data.packing import Packing
 from ul2.denoising.denoisers import Examples
 from ul2.vocab import Vocab
+
+
+class RowShape(Protocol):
+    """How wide the rows of a batch are."""
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Columns of a row on each side: (encoder, decoder) or (decoder,)."""
+
+    @property
+    def views(self) -> tuple[int, ...]:
+        """Longest example on each side."""
 
 
 class _Grid(NamedTuple):
@@ -37,7 +48,7 @@ class _Grid(NamedTuple):
 def to_batch(
     examples: tuple[Examples, ...],
     dealt: NDArray[np.int64],
-    packing: Packing,
+    shape: RowShape,
     vocab: Vocab,
 ) -> Batch:
     """Lays examples out in packed rows.
@@ -45,7 +56,7 @@ def to_batch(
     Args:
         examples: element i holds the examples of denoiser i.
         dealt: `[rows, examples_per_row]` example numbers, all rows or one host's.
-        packing: widths of the rows; two of them for an encoder-decoder.
+        shape: widths of the rows; two of them for an encoder-decoder.
         vocab: the decoder's start id and the pad id.
     """
     denoisers = np.repeat(
@@ -54,13 +65,13 @@ def to_batch(
     inputs = _grid([made.inputs for made in examples], _lengths(examples, 1), dealt)
     targets = _grid([made.targets for made in examples], _lengths(examples, 3), dealt)
     ids = denoisers[dealt]
-    if len(packing.widths) == 2:
-        encoder = _packed(inputs, packing.widths[0], packing.views[0])
+    if len(shape.widths) == 2:
+        encoder = _packed(inputs, shape.widths[0], shape.views[0])
         learned, prefix_lengths = targets, np.zeros_like(dealt)
     else:
         encoder = None
         learned, prefix_lengths = _join(inputs, targets), inputs.lengths + 1
-    decoder = _packed(learned, packing.widths[-1], packing.views[-1])
+    decoder = _packed(learned, shape.widths[-1], shape.views[-1])
     return _batch(encoder, decoder, prefix_lengths, ids, vocab)
 
 

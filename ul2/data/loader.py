@@ -5,7 +5,7 @@ on the number of hosts, and going there reads nothing.
 """
 
 import dataclasses
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import grain
 
@@ -19,9 +19,22 @@ VERSION: Final = 1
 _FOR_EVER: Final = 2**48
 
 
+class BatchSource(Protocol):
+    """This host's rows of every batch, by number."""
+
+    def __getitem__(self, batch: int) -> Batch:
+        """Returns one batch."""
+
+    def identity(self) -> dict[str, Any]:
+        """Returns what makes these batches these, as JSON values.
+
+        A position in them means nothing in others.
+        """
+
+
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """This host's rows of every batch, by number.
+    """This host's rows of every batch of a stream, by number.
 
     Attributes:
         stream: the examples.
@@ -44,9 +57,6 @@ class Source:
                 f"use a BATCH_SIZE that is a multiple of {self.host_count}."
             )
 
-    def __len__(self) -> int:
-        return _FOR_EVER
-
     def __getitem__(self, batch: int) -> Batch:
         dealt = self.packing.deal(self.stream.plan(batch).composition)
         share = self.packing.rows // self.host_count
@@ -54,53 +64,9 @@ class Source:
         examples = self.stream.examples(batch)
         return to_batch(examples, mine, self.packing, self.stream.vocab)
 
-
-class Loader:
-    """An endless iterator over `Source` that prefetches, and can be moved.
-
-    Args:
-        source: what to read.
-        prefetch: batches to hold ready.
-    """
-
-    def __init__(self, source: Source, *, prefetch: int = 4) -> None:
-        self._source = source
-        options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=prefetch)
-        self._iterator = iter(grain.MapDataset.source(source).to_iter_dataset(options))
-
-    def __iter__(self) -> "Loader":
-        return self
-
-    def __next__(self) -> Batch:
-        batch: Batch = next(self._iterator)
-        return batch
-
-    def position(self) -> dict[str, Any]:
-        """Returns where the next batch is, and of which stream."""
-        return {**self._identity(), "batch": self._iterator.get_state()["next_index"]}
-
-    def seek(self, position: dict[str, Any]) -> None:
-        """Goes to a position that `position` returned.
-
-        Raises:
-            ValueError: it is a position in another stream.
-        """
-        here = self._identity()
-        other = {
-            key: (position.get(key), value)
-            for key, value in here.items()
-            if position.get(key) != value
-        }
-        if other:
-            changes = ", ".join(f"{k}: {a} -> {b}" for k, (a, b) in other.items())
-            raise ValueError(
-                f"the checkpoint's data position is of another stream ({changes}); "
-                "restore the old values or start in a new MODEL_DIR."
-            )
-        self._iterator.set_state({"next_index": position["batch"]})
-
-    def _identity(self) -> dict[str, Any]:
-        stream = self._source.stream
+    def identity(self) -> dict[str, Any]:
+        """Returns the seed, the lengths, the mixture and the text."""
+        stream = self.stream
         return {
             "version": VERSION,
             "seed": stream.seed,
@@ -114,5 +80,68 @@ class Loader:
             "rates": list(stream.mixture.counts),
             "cap_spans": stream.mixture.cap_spans,
             "tokens": stream.split.num_tokens,
-            "text": self._source.text,
+            "text": self.text,
         }
+
+
+@dataclasses.dataclass(frozen=True)
+class _Endless:
+    """Batches as grain reads them: it asks how many there are."""
+
+    batches: BatchSource
+
+    def __len__(self) -> int:
+        return _FOR_EVER
+
+    def __getitem__(self, batch: int) -> Batch:
+        return self.batches[batch]
+
+
+class Loader:
+    """An endless iterator over batches that prefetches, and can be moved.
+
+    Args:
+        source: what to read.
+        prefetch: batches to hold ready.
+    """
+
+    def __init__(self, source: BatchSource, *, prefetch: int = 4) -> None:
+        self._source = source
+        options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=prefetch)
+        self._iterator = iter(
+            grain.MapDataset.source(_Endless(source)).to_iter_dataset(options)
+        )
+
+    def __iter__(self) -> "Loader":
+        return self
+
+    def __next__(self) -> Batch:
+        batch: Batch = next(self._iterator)
+        return batch
+
+    def position(self) -> dict[str, Any]:
+        """Returns where the next batch is, and of which batches."""
+        return {
+            **self._source.identity(),
+            "batch": self._iterator.get_state()["next_index"],
+        }
+
+    def seek(self, position: dict[str, Any]) -> None:
+        """Goes to a position that `position` returned.
+
+        Raises:
+            ValueError: it is a position in another stream.
+        """
+        here = self._source.identity()
+        other = {
+            key: (position.get(key), value)
+            for key, value in here.items()
+            if position.get(key) != value
+        }
+        if other:
+            changes = ", ".join(f"{k}: {a} -> {b}" for k, (a, b) in other.items())
+            raise ValueError(
+                f"the checkpoint's data position is of another stream ({changes}); "
+                "restore the old values or start in a new MODEL_DIR."
+            )
+        self._iterator.set_state({"next_index": position["batch"]})

@@ -68,12 +68,7 @@ class Mixture:
 
         rates (0.2, 0.3)  ->  counts (2, 3)
         """
-        # By the decimal that was written: 0.1 is a tenth, not its nearest float.
-        exact = [Fraction(str(rate)) for rate in self.rates]
-        denominator = math.lcm(*(rate.denominator for rate in exact))
-        counts = [int(rate * denominator) for rate in exact]
-        divisor = math.gcd(*counts)
-        return tuple(count // divisor for count in counts)
+        return whole_counts(self.rates)
 
     @property
     def round_size(self) -> int:
@@ -90,28 +85,9 @@ class Mixture:
     ) -> NDArray[np.int64]:
         """Returns how many examples of each denoiser stand in each batch of a period.
 
-        A period is the smallest number of batches over which the shares are exact; in
-        each single batch a denoiser, or any run of denoisers in `order`, is at most
-        one example off (systematic sampling: one ladder of equal steps, laid along
-        the cumulated rates).
-
-            counts (1, 1, 1), batch size 4  ->  [1 1 2], [1 2 1], [2 1 1]
-
-        Args:
-            batch_size: examples per batch.
-            order: denoiser indices, like ones side by side; as listed by default.
-
-        Returns:
-            `[batches, denoisers]`; each row adds up to `batch_size`.
+        See `compositions`.
         """
-        order = range(len(self.counts)) if order is None else order
-        edges = np.cumsum([0, *(self.counts[index] for index in order)]) * batch_size
-        offset = math.gcd(self.round_size, batch_size)
-        offsets = np.arange(0, self.round_size, offset)[:, None]
-        dealt = np.diff((edges + offsets) // self.round_size, axis=1)
-        composition = np.empty_like(dealt)
-        composition[:, list(order)] = dealt
-        return composition
+        return compositions(self.counts, batch_size, order)
 
     def max_spans(self, vocab: Vocab) -> int | None:
         """Returns the most spans a denoiser may make, or None for any number."""
@@ -152,6 +128,49 @@ class Mixture:
             fit.spans * denoiser.sentinels
             for denoiser, fit in zip(self.denoisers, fits, strict=True)
         )
+
+
+def whole_counts(rates: Sequence[float]) -> tuple[int, ...]:
+    """Returns the smallest whole numbers that are in proportion to some rates.
+
+    (0.2, 0.3)  ->  (2, 3)
+    """
+    # By the decimal that was written: 0.1 is a tenth, not its nearest float.
+    exact = [Fraction(str(rate)) for rate in rates]
+    denominator = math.lcm(*(rate.denominator for rate in exact))
+    counts = [int(rate * denominator) for rate in exact]
+    divisor = math.gcd(*counts)
+    return tuple(count // divisor for count in counts)
+
+
+def compositions(
+    counts: Sequence[int], batch_size: int, order: Sequence[int] | None = None
+) -> NDArray[np.int64]:
+    """Returns how many examples of each kind stand in each batch of a period.
+
+    A period is the smallest number of batches over which the shares are exact; in each
+    single batch a kind, or any run of kinds in `order`, is at most one example off
+    (systematic sampling: one ladder of equal steps, laid along the cumulated rates).
+
+        counts (1, 1, 1), batch size 4  ->  [1 1 2], [1 2 1], [2 1 1]
+
+    Args:
+        counts: examples of each kind in one round.
+        batch_size: examples per batch.
+        order: indices of the kinds, like ones side by side; as listed by default.
+
+    Returns:
+        `[batches, kinds]`; each row adds up to `batch_size`.
+    """
+    order = range(len(counts)) if order is None else order
+    round_size = sum(counts)
+    edges = np.cumsum([0, *(counts[index] for index in order)]) * batch_size
+    offset = math.gcd(round_size, batch_size)
+    offsets = np.arange(0, round_size, offset)[:, None]
+    dealt = np.diff((edges + offsets) // round_size, axis=1)
+    composition = np.empty_like(dealt)
+    composition[:, list(order)] = dealt
+    return composition
 
 
 def from_rows(rows: Iterable[Row], cap_spans: bool = False) -> Mixture:

@@ -1,0 +1,91 @@
+"""What a run learns from, whatever that is: text under a mixture, or tasks.
+
+`Corpus` makes examples out of text, for pre-training; `Supervised` has those of tasks,
+for fine-tuning. Whoever trains, checks or inspects asks for `RunData` and never which
+of the two it is.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ul2.batch import Batch
+from ul2.data.loader import BatchSource
+from ul2.vocab import Vocab
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How long examples are, and how batches of them are laid out.
+
+    Attributes:
+        architecture: a key of `models.architectures.ARCHITECTURES`.
+        inputs_length: longest inputs of an example, mode and EOS included.
+        targets_length: longest targets of an example, EOS included.
+        batch_size: examples per batch, over all devices.
+        seed: with the number of a batch, the only source of chance.
+        shards: the rows of a batch divide into this many equal parts.
+        host: (index, count): which of `count` equal parts of the rows to read.
+        examples_per_row: None packs rows as full as is worth it.
+    """
+
+    architecture: str
+    inputs_length: int
+    targets_length: int
+    batch_size: int
+    seed: int
+    shards: int = 1
+    host: tuple[int, int] = (0, 1)
+    examples_per_row: int | None = None
+
+
+class Example(NamedTuple):
+    """One example of a run, and where it came from."""
+
+    number: int  # in the whole run
+    denoiser: str  # or task
+    mode: str | None
+    source: str  # file:record of the document in which it starts, or split:number
+    inputs: NDArray[np.int32]
+    targets: NDArray[np.int32]
+
+
+class RunData(Protocol):
+    """Batches for ever, held-out ones, and what there is to say about them."""
+
+    @property
+    def vocab(self) -> Vocab:
+        """Where the ids of the examples live."""
+
+    @property
+    def tokenizer(self) -> bytes:
+        """The SentencePiece model that made the ids."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Index i names `denoiser_ids == i`."""
+
+    def to_json(self) -> Any:
+        """Returns what checkpoints say of the objective."""
+
+    def source(self, split: str) -> BatchSource:
+        """Returns this host's rows of every batch of `train` or `held_out`."""
+
+    def held_out_batches(
+        self, count: int | None
+    ) -> Callable[[], Iterator[Batch]] | None:
+        """Returns a function that makes the same held-out batches each time.
+
+        Args:
+            count: how many batches; 0 for no evaluation; None for every example once,
+                where there is an end to them.
+        """
+
+    def measure(self) -> dict[str, Any]:
+        """Returns what the batches really hold, for `ul2 check`."""
+
+    def examples(self, split: str, batch: int) -> Iterator[Example]:
+        """Yields the examples of a batch, for `ul2 inspect`."""
