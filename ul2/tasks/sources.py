@@ -253,11 +253,9 @@ def _read_file(file: str, source: TextSource) -> _Read:
         yield from _read_parquet(file, source.text_field)
         return
     with contextlib.ExitStack() as stack:
-        damages: tuple[type[Exception], ...] = (OSError, EOFError, zlib.error)
-        if file.endswith(".zst"):
-            damages = (*damages, _import_extra("zstandard", file).ZstdError)
+        damages = damages_of(file)
         try:
-            opened = stack.enter_context(_open(file))
+            opened = stack.enter_context(open_unpacked(file))
             if matched[1]:
                 yield from _read_text(file, opened, source.text_unit)
             else:
@@ -266,12 +264,12 @@ def _read_file(file: str, source: TextSource) -> _Read:
             yield BrokenTextError(f"{file}: cannot be read to its end ({error})")
 
 
-def _open(file: str) -> io.BufferedIOBase:
+def open_unpacked(file: str) -> io.BufferedIOBase:
     """Opens a file for reading, unpacking it on the way."""
     if file.endswith(".gz"):
         return gzip.open(file, "rb")
     if file.endswith(".zst"):
-        zstandard = _import_extra("zstandard", file)
+        zstandard = import_extra("zstandard", file)
         packed = Path(file).open("rb")  # noqa: SIM115 - closed by its reader
         reader = zstandard.ZstdDecompressor().stream_reader(
             packed, read_across_frames=True, closefd=True
@@ -280,7 +278,15 @@ def _open(file: str) -> io.BufferedIOBase:
     return Path(file).open("rb")
 
 
-def _import_extra(name: str, file: str) -> Any:
+def damages_of(file: str) -> tuple[type[Exception], ...]:
+    """Returns what reading a damaged file raises."""
+    damages = (OSError, EOFError, zlib.error)
+    if file.endswith(".zst"):
+        return *damages, import_extra("zstandard", file).ZstdError
+    return damages
+
+
+def import_extra(name: str, file: str) -> Any:
     """Imports a reader that only some files need."""
     try:
         return importlib.import_module(name)
@@ -360,8 +366,8 @@ def _text_of(
 
 def _read_parquet(file: str, column: str) -> _Read:
     """Yields the texts of one column of a table."""
-    pyarrow = _import_extra("pyarrow", file)
-    parquet = _import_extra("pyarrow.parquet", file)
+    pyarrow = import_extra("pyarrow", file)
+    parquet = import_extra("pyarrow.parquet", file)
     row = 0
     try:
         with parquet.ParquetFile(file) as table:
