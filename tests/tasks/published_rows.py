@@ -63,6 +63,15 @@ def _openbookqa(stem, options, answer):
     }
 
 
+def _gsm8k(question, solution, answer):
+    return {
+        "question": question,
+        "answer": f"{solution}\n#### {answer}",
+        "annotation": f"{solution}\n",
+        "short_answer": answer,
+    }
+
+
 def _hellaswag(context, endings, label):
     return {
         "context": context,
@@ -72,6 +81,17 @@ def _hellaswag(context, endings, label):
         "split_type": "indomain",
         "source_id": "wikihow~1",
     }
+
+
+_GSM8K = [
+    _gsm8k(
+        "A hen lays 2 eggs a day. How many in 600 days, and 3 more?",
+        "In 600 days, 2*600=<<2*600=1200>>1200 eggs\n"
+        "With 3 more: 1200+3=<<1200+3=1203>>1,203.",
+        "1,203",
+    ),
+    _gsm8k("Pens cost $2. Max buys 4 and owes what?", "$<<2*4=8>>8 are owed.", "-8"),
+]
 
 
 TFDS_ROWS: dict[str, list[dict[str, Any]]] = {
@@ -120,4 +140,6 @@ TFDS_ROWS: dict[str, list[dict[str, Any]]] = {
         _openbookqa("Fire is", ["wet", "hot", "blue", "old"], 1),
         _openbookqa("Fish live in", ["sand", "air", "fire", "water"], 3),
     ],
+    "gsm8k": _GSM8K,
+    "gsm8k_cot": _GSM8K,
 }
