@@ -1,0 +1,260 @@
+"""Examples to predictions: generated, ranked, or voted on.
+
+Whatever the method, a prediction is a text in the end. The task's own postprocessing
+and metrics read it as if the model had written it.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from ul2.decoding.settings import DecodingSettings
+from ul2.evaluation.calculator import recompute
+from ul2.evaluation.settings import EvaluationSettings
+from ul2.evaluation.voting import vote
+from ul2.tasks.text_task import TextExample, TextTask
+from ul2.vocab import Vocab
+
+
+class Output(Protocol):
+    """What a model wrote; see `ul2.decoding.text_model.TextOutput`."""
+
+    @property
+    def text(self) -> str:
+        """What it wrote."""
+
+    @property
+    def ids(self) -> Sequence[int]:
+        """The same as ids."""
+
+    @property
+    def log_prob(self) -> float:
+        """Natural log of its probability."""
+
+
+class TargetScore(Protocol):
+    """How likely an output is; see `ul2.decoding.scoring.Score`."""
+
+    @property
+    def log_prob(self) -> float:
+        """Natural log of its probability, EOS included."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of it, EOS included."""
+
+
+class Tokenizer(Protocol):
+    """What turns text into ids and back."""
+
+    def encode(self, text: str) -> list[int]:
+        """Returns the ids of a text, without EOS."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Returns the text of ids."""
+
+
+class Model(Protocol):
+    """A trained model that reads and writes text; see `ul2.decoding.text_model`."""
+
+    @property
+    def model(self) -> Any:
+        """The network."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """Text to ids and back."""
+
+    @property
+    def vocab(self) -> Vocab:
+        """Where ids live."""
+
+    def generate(
+        self,
+        inputs: Sequence[str],
+        *,
+        modes: Sequence[str | None] | None = None,
+        settings: DecodingSettings,
+        numbers: Sequence[int] | None = None,
+    ) -> Sequence[Sequence[Output]]:
+        """Returns `settings.num_decodes` outputs of each of some inputs."""
+
+    def score(
+        self,
+        inputs: Sequence[str],
+        targets: Sequence[str],
+        *,
+        modes: Sequence[str | None] | None = None,
+    ) -> Sequence[TargetScore]:
+        """Returns how likely each target is, given its inputs."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What was predicted of an example.
+
+    Attributes:
+        text: what postprocessing reads.
+        detail: how it came about, as JSON values.
+        leaks_sentinel: a sentinel is in it, which only a span may begin with.
+    """
+
+    text: str
+    detail: dict[str, Any]
+    leaks_sentinel: bool = False
+
+
+class Fitted(NamedTuple):
+    """Inputs that are short enough, and which of them had to be cut."""
+
+    texts: list[str]
+    cut: list[bool]
+
+
+def fit(texts: Sequence[str], tokenizer: Any, budget: int, *, keep_end: bool) -> Fitted:
+    """Cuts texts down to a number of tokens.
+
+    Args:
+        texts: inputs.
+        tokenizer: counts the tokens.
+        budget: tokens that a text may have.
+        keep_end: cut the start away: the question stands behind its exemplars.
+    """
+    fitted, cut = [], []
+    for text in texts:
+        ids = tokenizer.encode(text)
+        cut.append(len(ids) > budget)
+        room = budget
+        # Where a piece was cut off, the rest may be split otherwise.
+        while len(ids) > budget and room > 0:
+            kept = ids[len(ids) - room :] if keep_end else ids[:room]
+            text = tokenizer.decode(kept)
+            room -= max(1, len(tokenizer.encode(text)) - budget)
+            ids = tokenizer.encode(text)
+        fitted.append(text)
+    return Fitted(fitted, cut)
+
+
+def generate(
+    model: Model,
+    task: TextTask,
+    examples: Sequence[TextExample],
+    inputs: Sequence[str],
+    mode: str | None,
+    settings: EvaluationSettings,
+) -> list[Prediction]:
+    """Decodes an output of every example, or draws several and lets them vote."""
+    decoding = settings.decoding_of(task)
+    predictions: list[Prediction | None] = [None] * len(examples)
+    at_once = max(1, settings.batch_size // decoding.num_decodes)
+    for numbers in _by_length(inputs, at_once):
+        outputs = model.generate(
+            [inputs[number] for number in numbers],
+            modes=[mode] * len(numbers),
+            settings=decoding,
+            numbers=numbers,
+        )
+        for number, made in zip(numbers, outputs, strict=True):
+            predictions[number] = choose_output(
+                made, task, examples[number], model.vocab, settings
+            )
+    return [one for one in predictions if one is not None]
+
+
+def choose_output(
+    outputs: Sequence[Output],
+    task: TextTask,
+    example: TextExample,
+    vocab: Vocab,
+    settings: EvaluationSettings,
+) -> Prediction:
+    """Returns the prediction of one example from what was decoded of it."""
+    texts = [output.text for output in outputs]
+    if settings.calculator:
+        texts = [recompute(text) for text in texts]
+    chosen, detail = 0, {}
+    if settings.num_samples:
+        answers = [task.postprocess(text, example) for text in texts]
+        outcome = vote(answers, [output.log_prob for output in outputs])
+        chosen = outcome.sample
+        detail = {
+            "votes": outcome.votes,
+            "valid_votes": outcome.valid,
+            "answers": answers,
+        }
+    output = outputs[chosen]
+    if texts[chosen] != output.text:
+        detail["uncalculated"] = output.text
+    return Prediction(
+        texts[chosen],
+        {"log_prob": _finite(output.log_prob), **detail},
+        not set(vocab.sentinel_ids).isdisjoint(output.ids),
+    )
+
+
+def rank(
+    model: Model,
+    examples: Sequence[TextExample],
+    inputs: Sequence[str],
+    mode: str | None,
+    settings: EvaluationSettings,
+) -> list[Prediction]:
+    """Takes the likeliest choice of every example; a tie goes to the earlier one."""
+    predictions: list[Prediction | None] = [None] * len(examples)
+    widest = max(len(example.choices) for example in examples)
+    for numbers in _by_length(inputs, max(1, settings.batch_size // widest)):
+        pairs = [
+            (inputs[number], choice)
+            for number in numbers
+            for choice in examples[number].choices
+        ]
+        # Pairs of one example are neighbours: its inputs are encoded once.
+        scores = iter(
+            model.score(
+                [pair[0] for pair in pairs],
+                [pair[1] for pair in pairs],
+                modes=[mode] * len(pairs),
+            )
+        )
+        for number in numbers:
+            choices = examples[number].choices
+            values = [
+                choice_value(next(scores), choice, settings.choice_score)
+                for choice in choices
+            ]
+            best = max(range(len(choices)), key=lambda index: values[index])
+            predictions[number] = Prediction(
+                choices[best],
+                {"choice_scores": [_finite(value) for value in values]},
+            )
+    return [one for one in predictions if one is not None]
+
+
+def choice_value(score: TargetScore, choice: str, choice_score: str) -> float:
+    """Returns what ranks a choice.
+
+    "no" with log probability -3.0 over `no` and EOS: sum -3, per_token -1.5,
+    per_character -1.5
+    """
+    divisor = {
+        "sum": 1,
+        "per_token": score.num_tokens,
+        "per_character": len(choice),
+    }[choice_score]
+    return score.log_prob / max(1, divisor)
+
+
+def _by_length(texts: Sequence[str], at_once: int) -> Iterator[list[int]]:
+    """Yields the numbers of texts of like lengths, the longest first.
+
+    If memory does not suffice, the first batch says so.
+    """
+    order = sorted(range(len(texts)), key=lambda number: -len(texts[number]))
+    for start in range(0, len(order), at_once):
+        yield order[start : start + at_once]
+
+
+def _finite(value: float) -> float | None:
+    """Returns a number that JSON has, or None."""
+    return float(value) if math.isfinite(value) else None

@@ -1,0 +1,163 @@
+"""One model on one task in one mode: scores, counts, and every prediction."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ul2.evaluation.prediction import Model, Prediction, fit, generate, rank
+from ul2.evaluation.settings import EvaluationSettings
+from ul2.evaluation.teacher_forced import TokenScore, encode_example, summarize
+from ul2.evaluation.voting import is_answer
+from ul2.tasks.text_task import TextExample, TextTask
+
+# Scores given targets, as ids, given their inputs.
+ScoreTokens = Callable[
+    [Sequence[Sequence[int]], Sequence[Sequence[int]]], list[TokenScore]
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskResult:
+    """What came out.
+
+    Attributes:
+        method: generate, rank or teacher_forced.
+        road: `direct`, or `seqio` for its Evaluator.
+        metric: which of the scores stands for the task.
+        scores: by metric.
+        counts: examples, and how many of them had which trouble.
+        rows: each example with its prediction, as JSON values.
+    """
+
+    method: str
+    road: str
+    metric: str
+    scores: dict[str, float]
+    counts: dict[str, int]
+    rows: list[dict[str, Any]]
+
+
+def evaluate_task(
+    model: Model,
+    task: TextTask,
+    examples: list[TextExample],
+    mode: str | None,
+    settings: EvaluationSettings,
+    score_tokens: ScoreTokens,
+) -> TaskResult:
+    """Evaluates a model on examples.
+
+    Args:
+        model: reads and writes text.
+        task: scores what it writes.
+        examples: at least one; exemplars stand in their inputs already.
+        mode: R, S, X or None, in front of all inputs.
+        settings: how.
+        score_tokens: `TeacherForced.score` of the same model.
+
+    Raises:
+        ValueError: the examples have no choices to rank.
+    """
+    method = settings.method_for(task, examples)
+    inputs = [example.inputs for example in examples]
+    budget = settings.inputs_length_of(task) - len(model.vocab.mode(mode)) - 1
+    fitted = fit(inputs, model.tokenizer, budget, keep_end=settings.shots > 0)
+    if method == "teacher_forced":
+        scores, counts, details = _force(
+            model, task, examples, fitted.texts, mode, settings, score_tokens
+        )
+        metric = "loss"
+    else:
+        if method == "rank":
+            predictions = rank(model, examples, fitted.texts, mode, settings)
+        else:
+            predictions = generate(model, task, examples, fitted.texts, mode, settings)
+        texts = [prediction.text for prediction in predictions]
+        scores, metric = task.score(examples, texts), task.validation_metric
+        counts = count_troubles(task, examples, predictions)
+        details = [
+            describe(task, example, prediction)
+            for example, prediction in zip(examples, predictions, strict=True)
+        ]
+    rows = [
+        {"inputs": text, "mode": mode, "targets": example.targets, "truncated": cut}
+        | detail
+        for text, cut, example, detail in zip(
+            fitted.texts, fitted.cut, examples, details, strict=True
+        )
+    ]
+    counts = {"examples": len(examples), "truncated_inputs": sum(fitted.cut)} | counts
+    return TaskResult(method, "direct", metric, scores, counts, rows)
+
+
+def count_troubles(
+    task: TextTask,
+    examples: Sequence[TextExample],
+    predictions: Sequence[Prediction],
+) -> dict[str, int]:
+    """Returns how many predictions had which trouble.
+
+    `unanswered`: postprocessing found no answer. `not_a_choice`: the example has
+    choices, and the prediction is none of them. `sentinel_leaks`: a sentinel of
+    pre-training is in it.
+    """
+    pairs = list(zip(examples, predictions, strict=True))
+    return {
+        "unanswered": sum(not is_answer(task.postprocess(p.text, e)) for e, p in pairs),
+        "not_a_choice": sum(
+            p.text.strip() not in e.choices for e, p in pairs if e.choices
+        ),
+        "sentinel_leaks": sum(p.leaks_sentinel for _, p in pairs),
+    }
+
+
+def describe(
+    task: TextTask, example: TextExample, prediction: Prediction
+) -> dict[str, Any]:
+    """Returns a prediction as JSON values."""
+    choices = {"choices": list(example.choices)} if example.choices else {}
+    return {
+        "prediction": prediction.text,
+        "correct": is_correct(task, example, prediction.text),
+        **choices,
+        **prediction.detail,
+    }
+
+
+def is_correct(task: TextTask, example: TextExample, prediction: str) -> bool:
+    """Returns whether a prediction is exactly the target, or one of the references."""
+    value, target = task.postprocess(prediction, example), task.target_of(example)
+    if isinstance(target, list | tuple | set) and not isinstance(value, type(target)):
+        return value in target
+    return bool(value == target)
+
+
+def _force(
+    model: Model,
+    task: TextTask,
+    examples: Sequence[TextExample],
+    inputs: Sequence[str],
+    mode: str | None,
+    settings: EvaluationSettings,
+    score_tokens: ScoreTokens,
+) -> tuple[dict[str, float], dict[str, int], list[dict[str, Any]]]:
+    """Scores the right outputs; returns scores, counts, and a detail per example."""
+    encoded = [
+        encode_example(text, example.targets, mode, model.tokenizer.encode, model.vocab)
+        for text, example in zip(inputs, examples, strict=True)
+    ]
+    longest = settings.max_tokens or task.targets_length
+    cut = [len(targets) > longest for _, targets in encoded]
+    found = score_tokens(
+        [ids for ids, _ in encoded], [targets[:longest] for _, targets in encoded]
+    )
+    details = [
+        {
+            "log_prob": score.log_prob,
+            "tokens": score.num_tokens,
+            "correct_tokens": score.num_correct,
+            "correct": score.num_correct == score.num_tokens,
+        }
+        for score in found
+    ]
+    return summarize(found), {"truncated_targets": sum(cut)}, details
