@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tolerances import REORDERED_SUM_ATOL, REORDERED_SUM_RTOL
 
-from ul2.training.losses import cross_entropy_sums
+from ul2.training.losses import cross_entropy
 
 B, T, D, V, K = 2, 7, 4, 11, 3
 
@@ -21,8 +21,8 @@ def data():
     }
 
 
-def chunked(data, chunk_length, z_loss_weight=0.1):
-    return cross_entropy_sums(
+def scored(data, chunk_length, z_loss_weight=0.1):
+    return cross_entropy(
         lambda hidden: hidden @ data["kernel"],
         data["hidden"],
         data["targets"],
@@ -32,6 +32,10 @@ def chunked(data, chunk_length, z_loss_weight=0.1):
         z_loss_weight=z_loss_weight,
         chunk_length=chunk_length,
     )
+
+
+def chunked(data, chunk_length, **options):
+    return scored(data, chunk_length, **options)[0]
 
 
 def plain_objective(data):
@@ -68,6 +72,13 @@ def test_sums_are_parted_by_denoiser(data):
         close(sums.correct[k], np.sum(hits * mine))
         close(sums.tokens[k], mine.sum())
     close(sums.weights, np.sum(data["weights"]))
+
+
+@pytest.mark.parametrize("chunk_length", [1, 3, 7, 100])
+def test_columns_predicted_right_are_told_in_their_places(data, chunk_length):
+    _, correct = scored(data, chunk_length)
+    likeliest = np.asarray(data["hidden"] @ data["kernel"]).argmax(-1)
+    np.testing.assert_array_equal(correct, likeliest == np.asarray(data["targets"]))
 
 
 def test_full_logits_never_exist(data):

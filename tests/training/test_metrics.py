@@ -219,11 +219,14 @@ def test_evaluation_is_over_all_batches_and_per_denoiser():
             np.array([1.0, 0.0, 1.0], np.float32),
             np.array([2.0, 0.0, 1.0], np.float32),
             counts,
+            np.array([2, 0, 1], np.int32),
+            np.array([1, 0, 0], np.int32),
         )
 
     scores = evaluate(eval_step, None, [0, 1], lambda batch: batch, ("R", "S", "X"))
     assert scores["denoisers"]["R"] == {
         "loss": 1.0, "accuracy": 0.5, "tokens": 4.0,
+        "sequence_accuracy": 0.5, "examples": 4.0,
         "unigram_entropy": pytest.approx(math.log(2)),
     }  # fmt: skip
     assert scores["denoisers"]["X"]["unigram_entropy"] == 0.0

@@ -175,6 +175,30 @@ def test_evaluation_counts_exactly_the_targets_it_scores(one_device):
         assert sums.tokens[index] == counts.sum()
 
 
+def test_evaluation_counts_the_examples_predicted_right_to_the_end(one_device):
+    trainer, batch = Trainer(one_device), make_batch()
+    # Of the first row, the first example has no target and the second a single one.
+    batch.loss_weights[0, :9] = 0.0
+    model = trainer.model.merge(trainer.state.params)
+    likeliest = np.asarray(model.unembed(model(batch))).argmax(-1)
+    batch.targets[:] = likeliest
+    batch.targets[1, 2] += 1  # one of six tokens of one example
+    eval_step = make_eval_step(
+        trainer.model,
+        one_device,
+        param_shardings=trainer.shardings.params,
+        num_denoisers=len(NAMES),
+        vocab_size=VOCAB_SIZE,
+        loss_chunk=5,
+    )
+    sums = jax.device_get(eval_step(trainer.state.params, place(batch, one_device)))
+    examples = 2 * np.bincount(batch.denoiser_ids[:, 0], minlength=len(NAMES))
+    examples[batch.denoiser_ids[0, 0]] -= 1
+    np.testing.assert_array_equal(sums.examples, examples)
+    examples[batch.denoiser_ids[1, 0]] -= 1
+    np.testing.assert_array_equal(sums.right_examples, examples)
+
+
 def test_moments_are_sharded_as_their_parameters():
     trainer = Trainer(make_mesh("fsdp=8"), optimizer=adamw)
     params = [leaf.sharding for leaf in jax.tree.leaves(trainer.state.params)]

@@ -16,7 +16,7 @@ checkpoint in it.
 """
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -143,10 +143,36 @@ def model_of(contract: Contract) -> tuple[str, ModelConfig]:
     return architectures.from_json(contract.model)
 
 
+@dataclasses.dataclass(frozen=True)
+class _NewestAndBest:
+    """Keeps the newest checkpoints, and one more, however old it is."""
+
+    newest: int
+    best: Callable[[], int | None]
+
+    def should_preserve(
+        self, checkpoints: Sequence[Any], *, context: Any
+    ) -> list[bool]:
+        """Says which of the checkpoints, oldest first, are kept."""
+        del context
+        first = len(checkpoints) - self.newest
+        return [
+            index >= first or info.step == self.best()
+            for index, info in enumerate(checkpoints)
+        ]
+
+
 class Checkpoints:
     """Saves and restores the checkpoints of one run."""
 
-    def __init__(self, model_dir: str | Path, *, keep: int, contract: Contract) -> None:
+    def __init__(
+        self,
+        model_dir: str | Path,
+        *,
+        keep: int,
+        contract: Contract,
+        best: Callable[[], int | None] = lambda: None,
+    ) -> None:
         """Opens the checkpoints of a run, or makes room for them.
 
         Args:
@@ -154,10 +180,11 @@ class Checkpoints:
             keep: how many of the newest to keep.
             contract: what every checkpoint says, but for step, data position and
                 prior steps.
+            best: returns a step that is kept, however old it is.
         """
         self._directory = checkpoints_dir(model_dir)
         self._contract = contract
-        policy = ocp.checkpoint_managers.LatestN(keep)
+        policy = _NewestAndBest(keep, best)
         self._manager = ocp.CheckpointManager(
             self._directory,
             options=ocp.CheckpointManagerOptions(preservation_policy=policy),

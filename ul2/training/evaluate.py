@@ -3,6 +3,9 @@
 `unigram_entropy` is the entropy, in nats, of the very targets that were scored. A model
 that ignores its inputs and has merely counted them reaches exactly that loss, so
 `loss < unigram_entropy` says, per denoiser, that something was learned from context.
+
+`accuracy` is the share of target tokens that are the likeliest, given those before
+them; `sequence_accuracy` the share of examples all of whose targets are.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -23,7 +26,7 @@ def evaluate(
     place: Callable[[Batch], Batch],
     denoiser_names: Sequence[str],
 ) -> dict[str, Any]:
-    """Returns loss, accuracy, tokens and unigram entropy, overall and per denoiser.
+    """Returns loss, accuracies, counts and unigram entropy, overall and per denoiser.
 
     Raises:
         ValueError: there is no target in the batches.
@@ -62,6 +65,8 @@ def _scores(sums: EvalSums) -> dict[str, float]:
     return {
         "loss": float(sums.loss / sums.tokens),
         "accuracy": float(sums.correct / sums.tokens),
+        "sequence_accuracy": float(sums.right_examples / sums.examples),
         "tokens": float(sums.tokens),
+        "examples": float(sums.examples),
         "unigram_entropy": unigram_entropy(np.asarray(sums.target_counts)),
     }

@@ -2,7 +2,7 @@
 
     init -> restore (state and data both move, or neither) -> for each step:
         place the next batch, dispatch the update, read the metrics of the update
-        before, evaluate, save
+        before, evaluate, save; the best by an evaluation is saved at once, and kept
 
 `step` counts updates done. The loop makes exactly `total_steps` updates, and a
 checkpoint is named after the update it follows. Nothing here knows about
@@ -11,8 +11,9 @@ configuration files, tokenizers or the shape of a model.
 
 import contextlib
 import dataclasses
+import functools
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from jax.sharding import Mesh
 from ul2.batch import Batch
 from ul2.sharding.placement import place
 from ul2.sharding.rules import DEFAULT_RULES, Rules
+from ul2.training.best import EVALUATIONS, BestRecord
 from ul2.training.checkpoints import (
     Batches,
     Checkpoints,
@@ -36,7 +38,6 @@ from ul2.training.origin import Origin
 from ul2.training.preemption import Preemption
 from ul2.training.state import (
     MakeModel,
-    ModelDef,
     Params,
     TrainState,
     abstract_state,
@@ -47,7 +48,9 @@ from ul2.training.state import (
 )
 from ul2.training.step import (
     LOSS_NORMALIZERS,
+    EvalStep,
     StepSettings,
+    TrainStep,
     make_eval_step,
     make_train_step,
 )
@@ -71,6 +74,8 @@ class TrainSettings:
         eval_every_steps: updates between evaluations; 0 evaluates only at the end.
         save_every_steps: updates between checkpoints; 0 saves only at the end.
         keep_checkpoints: how many of the newest to keep.
+        best_metric: of the evaluations; the checkpoint that is best by it is kept
+            too. None for no such choice.
     """
 
     total_steps: int
@@ -83,6 +88,7 @@ class TrainSettings:
     eval_every_steps: int = 1000
     save_every_steps: int = 1000
     keep_checkpoints: int = 3
+    best_metric: str | None = None
 
     def __post_init__(self) -> None:
         for name in (
@@ -113,12 +119,15 @@ class TrainSummary:
         metrics: the last measurement.
         evaluation: the last evaluation; empty without held-out batches.
         preempted: a signal ended the run before `total_steps`.
+        best: the metric, and the step of the best checkpoint and its value; None
+            where no metric chooses.
     """
 
     step: int
     metrics: dict[str, Any]
     evaluation: dict[str, Any]
     preempted: bool
+    best: dict[str, Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -143,6 +152,8 @@ class Run:
         keep_optimizer: go on with the origin's optimizer too.
         rules: logical axis to mesh axis.
         show_progress: tell a person how it goes.
+        score_params: measures parameters in further ways when they are evaluated,
+            e.g. decodes and scores the answers.
     """
 
     model_dir: str | Path
@@ -161,19 +172,76 @@ class Run:
     keep_optimizer: bool = False
     rules: Rules = dataclasses.field(default_factory=lambda: DEFAULT_RULES)
     show_progress: bool = True
+    score_params: Callable[[Params], Mapping[str, float]] | None = None
+
+
+class Programs:
+    """The model and what is compiled of it; runs that differ in data alone share it.
+
+    Args:
+        run: any of those runs.
+        settings: of all of them.
+    """
+
+    def __init__(self, run: Run, settings: TrainSettings) -> None:
+        self.model = define_model(run.make_model)
+        self.optimizer = run.optimizer(run.schedule, self.model.param_axes)
+        self.abstract, self.shardings = abstract_state(
+            run.make_model, self.optimizer, run.mesh, run.rules
+        )
+        self._run, self._settings = run, settings
+        self.train_step = functools.cache(self._make_train_step)
+
+    def _make_train_step(self, prior_steps: int) -> TrainStep:
+        """Returns the update of an optimizer that had done so many before."""
+        run = self._run
+        return make_train_step(
+            self.model,
+            self.optimizer,
+            _shifted(run.schedule, prior_steps),
+            run.mesh,
+            run.rules,
+            state_shardings=self.shardings,
+            settings=_step_settings(run, self._settings),
+        )
+
+    @functools.cached_property
+    def eval_step(self) -> EvalStep:
+        """The evaluation of one batch."""
+        run = self._run
+        return make_eval_step(
+            self.model,
+            run.mesh,
+            run.rules,
+            param_shardings=self.shardings.params,
+            num_denoisers=len(run.denoiser_names),
+            vocab_size=run.vocab.padded_size,
+            loss_chunk=self._settings.loss_chunk,
+        )
 
 
 def train(
-    run: Run, settings: TrainSettings, *, clock: Clock = time.perf_counter
+    run: Run,
+    settings: TrainSettings,
+    *,
+    programs: Programs | None = None,
+    clock: Clock = time.perf_counter,
 ) -> TrainSummary:
     """Trains until `total_steps` updates are done, or a signal asks to stop.
+
+    Args:
+        run: what is trained.
+        settings: how long, and what to do on the way.
+        programs: of an earlier run that differs in its data, its directory and its
+            number of steps alone; nothing is compiled again.
+        clock: tells the time.
 
     Raises:
         ValueError: the batch does not fit the mesh, or the checkpoint the run.
         FloatingPointError: the loss is no longer finite.
     """
-    model = define_model(run.make_model)
-    optimizer = run.optimizer(run.schedule, model.param_axes)
+    programs = programs or Programs(run, settings)
+    best: BestRecord | None = None
     checkpoints = Checkpoints(
         run.model_dir,
         keep=settings.keep_checkpoints,
@@ -185,41 +253,29 @@ def train(
             mixture=run.mixture,
             model=run.model,
         ),
+        best=lambda: best.step if best else None,
     )
-    state, shardings, prior_steps = _first_state(run, settings, optimizer, checkpoints)
+    state, prior_steps = _first_state(run, settings, programs, checkpoints)
     first_step = int(state.step)
-    if prior_steps:
-        rates = [
-            float(run.schedule(prior_steps + n)) for n in (0, settings.total_steps)
-        ]
-        logging.warning(
-            "the optimizer had done %d updates when this run began; the learning rate "
-            "goes from %.3g to %.3g over its %d updates.",
-            prior_steps,
-            *rates,
-            settings.total_steps,
-        )
-    train_step = make_train_step(
-        model,
-        optimizer,
-        _shifted(run.schedule, prior_steps),
-        run.mesh,
-        run.rules,
-        state_shardings=shardings,
-        settings=_step_settings(run, settings),
-    )
-    evaluation = _Evaluation(run, settings, model, shardings, first_step)
+    if settings.best_metric is not None and run.eval_batches is not None:
+        best = BestRecord(run.model_dir, settings.best_metric, first_step)
+    _tell_prior_steps(run, settings, prior_steps)
+    train_step = programs.train_step(prior_steps)
+    evaluation = _Evaluation(run, programs, first_step)
     metrics = Metrics(
         denoiser_names=run.denoiser_names,
         log_every_steps=settings.log_every_steps,
-        multiplied=multiplied_params(model),
+        multiplied=multiplied_params(programs.model),
         writers=_train_writers(run, settings, first_step),
         clock=clock,
     )
 
     def save(step: int, state: TrainState) -> None:
-        position = run.batches.position()
-        checkpoints.save(step, state, position, prior_steps=prior_steps)
+        # First, so that the lines of a saved step are never missing.
+        metrics.flush()
+        with metrics.paused():
+            position = run.batches.position()
+            checkpoints.save(step, state, position, prior_steps=prior_steps)
 
     with (
         contextlib.closing(checkpoints),
@@ -234,20 +290,38 @@ def train(
             state, sums = train_step(state, batch)
             step += 1
             metrics.record(step, sums)
+            is_best = False
             if _is_due(step, settings.eval_every_steps, settings.total_steps):
                 with metrics.paused():
                     evaluation.run(step, state.params)
-            if _is_due(step, settings.save_every_steps, settings.total_steps):
-                # First, so that the lines of a saved step are never missing.
-                metrics.flush()
-                with metrics.paused():
-                    save(step, state)
+                is_best = best is not None and best.is_better(evaluation.last)
+            if is_best or _is_due(
+                step, settings.save_every_steps, settings.total_steps
+            ):
+                save(step, state)
+            # Only now: until the new one is there, the old one is kept.
+            if is_best and best is not None:
+                best.accept(evaluation.last)
         preempted = step < settings.total_steps
         if preempted:
-            metrics.flush()
             save(step, state)
             logging.warning("stopped by a signal; saving step %d.", step)
-    return TrainSummary(step, metrics.last, evaluation.last, preempted)
+    chosen = best.to_json() if best else None
+    return TrainSummary(step, metrics.last, evaluation.last, preempted, chosen)
+
+
+def _tell_prior_steps(run: Run, settings: TrainSettings, prior_steps: int) -> None:
+    """Warns that the schedule does not begin at its beginning."""
+    if not prior_steps:
+        return
+    rates = [float(run.schedule(prior_steps + n)) for n in (0, settings.total_steps)]
+    logging.warning(
+        "the optimizer had done %d updates when this run began; the learning rate "
+        "goes from %.3g to %.3g over its %d updates.",
+        prior_steps,
+        *rates,
+        settings.total_steps,
+    )
 
 
 def _is_due(step: int, every_steps: int, total_steps: int) -> bool:
@@ -256,20 +330,16 @@ def _is_due(step: int, every_steps: int, total_steps: int) -> bool:
 
 
 def _first_state(
-    run: Run,
-    settings: TrainSettings,
-    optimizer: optax.GradientTransformation,
-    checkpoints: Checkpoints,
-) -> tuple[TrainState, TrainState, int]:
+    run: Run, settings: TrainSettings, programs: Programs, checkpoints: Checkpoints
+) -> tuple[TrainState, int]:
     """Returns the state to start from; moves the batches if need be.
 
     In order: the newest checkpoint of this run; a trained model; fresh random
     parameters.
 
     Returns:
-        The state, its shardings, and the updates its optimizer did before this run.
+        The state, and the updates its optimizer did before this run.
     """
-    abstract, shardings = abstract_state(run.make_model, optimizer, run.mesh, run.rules)
     found = checkpoints.latest_step()
     if found is not None and found > settings.total_steps:
         raise ValueError(
@@ -277,41 +347,33 @@ def _first_state(
             f"{settings.total_steps}; raise it or choose another MODEL_DIR."
         )
     if found is not None:
-        wanted = with_shardings(abstract, shardings)
-        state, prior_steps = checkpoints.restore_latest(wanted, run.batches)
-        return state, shardings, prior_steps
+        wanted = with_shardings(programs.abstract, programs.shardings)
+        return checkpoints.restore_latest(wanted, run.batches)
     if run.origin is None:
         state = init_state(
-            run.make_model, optimizer, run.mesh, run.rules, seed=settings.seed
+            run.make_model, programs.optimizer, run.mesh, run.rules, seed=settings.seed
         )
-        return state, shardings, 0
-    return _state_of_origin(run.origin, run, optimizer, abstract, shardings)
+        return state, 0
+    return _state_of_origin(run.origin, run, programs)
 
 
 def _state_of_origin(
-    origin: Origin,
-    run: Run,
-    optimizer: optax.GradientTransformation,
-    abstract: TrainState,
-    shardings: TrainState,
-) -> tuple[TrainState, TrainState, int]:
+    origin: Origin, run: Run, programs: Programs
+) -> tuple[TrainState, int]:
     """Returns the same as `_first_state`, for a run that starts from a trained model.
 
     Raises:
         ValueError: it is another model, vocabulary or optimizer.
     """
     origin.check(run.vocab, run.model)
-    wanted = with_shardings(abstract, shardings)
+    wanted = with_shardings(programs.abstract, programs.shardings)
     opt_state, prior_steps = None, 0
     if run.keep_optimizer:
-        origin.check_optimizer(abstract.opt_state)
+        origin.check_optimizer(programs.abstract.opt_state)
         opt_state, prior_steps = origin.read_opt_state(wanted), origin.steps
     params = origin.read_params(wanted.params)
-    return (
-        state_of(params, opt_state, optimizer, shardings),
-        shardings,
-        prior_steps,
-    )
+    state = state_of(params, opt_state, programs.optimizer, programs.shardings)
+    return state, prior_steps
 
 
 def _shifted(schedule: optax.Schedule, prior_steps: int) -> optax.Schedule:
@@ -350,29 +412,14 @@ def _train_writers(
 class _Evaluation:
     """The held-out batches, the compiled step that scores them, and its writers."""
 
-    def __init__(
-        self,
-        run: Run,
-        settings: TrainSettings,
-        model: ModelDef,
-        shardings: TrainState,
-        restored_step: int,
-    ) -> None:
+    def __init__(self, run: Run, programs: Programs, restored_step: int) -> None:
         self._run = run
-        self._step = make_eval_step(
-            model,
-            run.mesh,
-            run.rules,
-            param_shardings=shardings.params,
-            num_denoisers=len(run.denoiser_names),
-            vocab_size=run.vocab.padded_size,
-            loss_chunk=settings.loss_chunk,
-        )
+        self._step = programs.eval_step
         self._writers: list[Writer] = []
         if run.eval_batches is not None and jax.process_index() == 0:
             model_dir = Path(run.model_dir)
             self._writers = [
-                JsonLines(model_dir / "eval.jsonl", restored_step),
+                JsonLines(model_dir / EVALUATIONS, restored_step),
                 TensorBoard(model_dir / "tensorboard", "eval", restored_step),
             ]
         self.last: dict[str, Any] = {}
@@ -388,6 +435,8 @@ class _Evaluation:
             lambda rows: place(rows, self._run.mesh, self._run.rules),
             self._run.denoiser_names,
         )
+        if self._run.score_params is not None:
+            scores |= self._run.score_params(params)
         self.last = {"step": step, **scores}
         for writer in self._writers:
             writer.write(self.last)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 
 class LossSums(NamedTuple):
@@ -40,7 +40,7 @@ def token_losses(
     return log_normalizer - label_logit, z_loss_weight * jnp.square(log_normalizer)
 
 
-def cross_entropy_sums(
+def cross_entropy(
     unembed: Callable[[Float[Array, "B C D"]], Float[Array, "B C V"]],
     hidden: Float[Array, "B T D"],
     targets: Int[Array, "B T"],
@@ -50,8 +50,8 @@ def cross_entropy_sums(
     num_denoisers: int,
     z_loss_weight: float,
     chunk_length: int,
-) -> LossSums:
-    """Returns the sums of the loss over all columns.
+) -> tuple[LossSums, Bool[Array, "B T"]]:
+    """Returns the sums of the loss, and which columns are predicted right.
 
     Args:
         unembed: hidden -> logits.
@@ -65,7 +65,7 @@ def cross_entropy_sums(
     """
 
     @jax.checkpoint
-    def add_chunk(sums: LossSums, chunk: tuple[Array, ...]) -> tuple[LossSums, None]:
+    def add_chunk(sums: LossSums, chunk: tuple[Array, ...]) -> tuple[LossSums, Array]:
         hidden, targets, weights, denoiser_ids = chunk
         logits = unembed(hidden)
         loss, z_loss = token_losses(logits, targets, z_loss_weight)
@@ -80,15 +80,16 @@ def cross_entropy_sums(
             weights=jnp.sum(weights),
             objective=jnp.sum(weights * (loss + z_loss)),
         )
-        return jax.tree.map(jnp.add, sums, new), None
+        return jax.tree.map(jnp.add, sums, new), correct
 
     chunk_length = min(chunk_length, targets.shape[1])
     chunks = tuple(
         _in_chunks(array, chunk_length)
         for array in (hidden, targets, weights.astype(jnp.float32), denoiser_ids)
     )
-    sums, _ = jax.lax.scan(add_chunk, zero_sums(num_denoisers), chunks)
-    return sums
+    sums, correct = jax.lax.scan(add_chunk, zero_sums(num_denoisers), chunks)
+    correct = jnp.moveaxis(correct, 0, 1).reshape(targets.shape[0], -1)
+    return sums, correct[:, : targets.shape[1]]
 
 
 def zero_sums(num_denoisers: int) -> LossSums:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from ul2 import axes
 from ul2.batch import Batch
@@ -26,7 +26,7 @@ from ul2.sharding.rules import (
     mesh_axes,
     replicated,
 )
-from ul2.training.losses import LossSums, cross_entropy_sums, zero_sums
+from ul2.training.losses import LossSums, cross_entropy, zero_sums
 from ul2.training.state import ModelDef, Params, TrainState
 
 LOSS_NORMALIZERS = ("target_tokens", "sum")
@@ -56,6 +56,8 @@ class EvalSums(NamedTuple):
     correct: Float[Array, " K"]
     tokens: Float[Array, " K"]
     target_counts: Int[Array, "K V"]
+    examples: Int[Array, " K"]
+    right_examples: Int[Array, " K"]  # all targets of which are the likeliest
 
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, StepSums]]
@@ -119,7 +121,7 @@ def accumulate(
     def objective(
         params: Params, batch: Batch, key: Array
     ) -> tuple[Float[Array, ""], LossSums]:
-        sums = _forward(
+        sums, _ = _forward(
             model,
             params,
             batch,
@@ -182,7 +184,7 @@ def make_eval_step(
     """Returns the compiled evaluation of one batch, without dropout or z-loss."""
 
     def eval_step(params: Params, batch: Batch) -> EvalSums:
-        sums = _forward(
+        sums, correct = _forward(
             model,
             params,
             batch,
@@ -196,7 +198,8 @@ def make_eval_step(
         rows = jnp.where(counted, batch.denoiser_ids, num_denoisers)
         counts = jnp.zeros((num_denoisers, vocab_size), jnp.int32)
         counts = counts.at[rows, batch.targets].add(1, mode="drop")
-        return EvalSums(sums.loss, sums.correct, sums.tokens, counts)
+        examples, right = _count_examples(batch, counted, correct, num_denoisers)
+        return EvalSums(sums.loss, sums.correct, sums.tokens, counts, examples, right)
 
     compiled = jax.jit(
         eval_step,
@@ -204,6 +207,32 @@ def make_eval_step(
         out_shardings=replicated(mesh),
     )
     return _on_mesh(compiled, mesh, rules)
+
+
+def _count_examples(
+    batch: Batch,
+    counted: Bool[Array, "B T"],
+    correct: Bool[Array, "B T"],
+    num_denoisers: int,
+) -> tuple[Int[Array, " K"], Int[Array, " K"]]:
+    """Returns the examples of each denoiser, and those predicted right to the end."""
+    per_row = batch.prefix_lengths.shape[1]
+
+    def of_row(
+        segments: Array, counted: Array, correct: Array, ids: Array
+    ) -> tuple[Array, Array]:
+        places = jnp.where(counted, segments - 1, per_row)
+        wrong = jnp.zeros(per_row, jnp.int32)
+        wrong = wrong.at[places].add(~correct, mode="drop")
+        owner = jnp.full(per_row, num_denoisers)
+        return wrong, owner.at[places].min(ids, mode="drop")
+
+    wrong, owner = jax.vmap(of_row)(
+        batch.decoder.segment_ids, counted, correct, batch.denoiser_ids
+    )
+    none = jnp.zeros(num_denoisers, jnp.int32)
+    examples = none.at[owner].add(1, mode="drop")
+    return examples, none.at[owner].add(wrong == 0, mode="drop")
 
 
 def _on_mesh(step: Callable[..., Any], mesh: Mesh, rules: Rules) -> Callable[..., Any]:
@@ -225,11 +254,11 @@ def _forward(
     num_denoisers: int,
     z_loss: float,
     loss_chunk: int,
-) -> LossSums:
+) -> tuple[LossSums, Bool[Array, "B T"]]:
     """Runs the model and its loss on one batch."""
     module = model.merge(params)
     hidden = module(batch, dropout_key=dropout_key)
-    return cross_entropy_sums(
+    return cross_entropy(
         module.unembed,
         hidden,
         batch.targets,

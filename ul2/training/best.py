@@ -1,0 +1,117 @@
+"""Which of a run's checkpoints is best, by a metric of its evaluations.
+
+    MODEL_DIR/best.json     {"metric": "loss", "step": 2000, "value": 1.25}
+
+The record is read off the run's own evaluations, so a run that goes on knows what the
+one before it knew, and forgets what was undone with the steps that a kill took away.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import jax
+
+from ul2.training.checkpoints import step_dir
+
+BEST: Final = "best.json"
+EVALUATIONS: Final = "eval.jsonl"
+# What every evaluation measures; a scorer that decodes adds its own.
+TEACHER_FORCED: Final = ("loss", "accuracy", "sequence_accuracy")
+_LOWER_IS_BETTER: Final = ("loss",)
+
+
+class BestRecord:
+    """The best evaluation so far of those whose checkpoint is there.
+
+    Args:
+        model_dir: of the run.
+        metric: `loss`, or a metric of which more is better.
+        restored_step: evaluations of later steps are forgotten.
+    """
+
+    def __init__(self, model_dir: str | Path, metric: str, restored_step: int) -> None:
+        self._model_dir = Path(model_dir)
+        self._metric = metric
+        self.step: int | None = None
+        self.value = math.nan
+        for line in _read_lines(self._model_dir / EVALUATIONS):
+            step = line.get("step")
+            if (
+                type(step) is int
+                and step <= restored_step
+                and metric in line
+                and step_dir(model_dir, step).is_dir()
+                and self.is_better(line)
+            ):
+                self.step, self.value = step, float(line[metric])
+
+    def is_better(self, scores: Mapping[str, Any]) -> bool:
+        """Returns whether an evaluation beats all before it.
+
+        Raises:
+            ValueError: it does not hold the metric.
+        """
+        value = scores.get(self._metric)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            known = [k for k, v in scores.items() if isinstance(v, float)]
+            raise ValueError(
+                f"BEST_METRIC={self._metric!r} is not measured; choose one of "
+                f"{', '.join(known)}."
+            )
+        if self.step is None:
+            return not math.isnan(value)
+        lower = self._metric in _LOWER_IS_BETTER
+        return value < self.value if lower else value > self.value
+
+    def accept(self, scores: Mapping[str, Any]) -> None:
+        """Takes an evaluation, whose checkpoint is being written, for the best."""
+        self.step, self.value = scores["step"], float(scores[self._metric])
+        if jax.process_index() != 0:
+            return
+        partial = self._model_dir / f".{BEST}.partial"
+        partial.write_text(json.dumps(self.to_json()) + "\n", encoding="utf-8")
+        partial.replace(self._model_dir / BEST)
+
+    def to_json(self) -> dict[str, Any] | None:
+        """Returns the metric, and the best step and its value; None without one."""
+        if self.step is None:
+            return None
+        return {"metric": self._metric, "step": self.step, "value": self.value}
+
+
+def best_step(model_dir: str | Path) -> int:
+    """Returns the step of the best checkpoint of a run.
+
+    Raises:
+        ValueError: the run does not say, or the checkpoint is gone.
+    """
+    file = Path(model_dir) / BEST
+    try:
+        step = json.loads(file.read_text(encoding="utf-8"))["step"]
+    except OSError:
+        raise ValueError(
+            f"{model_dir} does not say which checkpoint is best (no {BEST}); give a "
+            "step, or train with BEST_METRIC."
+        ) from None
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{file} is damaged; give a step instead.") from None
+    if type(step) is not int or not step_dir(model_dir, step).is_dir():
+        raise ValueError(
+            f"{file} names step {step!r}, of which there is no checkpoint."
+        )
+    return step
+
+
+def _read_lines(file: Path) -> list[dict[str, Any]]:
+    """Reads whole JSON lines; a kill may leave half a one at the end."""
+    if not file.is_file():
+        return []
+    text = file.read_text(encoding="utf-8")
+    return [
+        json.loads(line)
+        for line in text.splitlines(keepends=True)
+        if line.endswith("}\n")
+    ]
