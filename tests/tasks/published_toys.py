@@ -8,6 +8,8 @@ import json
 
 from published_rows import TFDS_ROWS
 
+from ul2.tasks.mmlu import SUBJECTS
+
 __all__ = ["FILES", "TFDS_ROWS", "examples_of", "write_files"]
 
 
@@ -144,11 +146,26 @@ _STRATEGYQA = json.dumps(
     ]
 )
 
+
+def _mmlu():
+    """Every subject has a file for each split, as in the authors' archive."""
+    content = (
+        '"Which is ""hot"",\nof these?",ice,fire,snow,rain,B\r\n'
+        "What do plants need?,sand,glass,coal,light,D\r\n"
+    )
+    return {
+        f"{split}/{subject}_{split}.csv": content
+        for split in ("dev", "val", "test")
+        for subject in SUBJECTS
+    }
+
+
 FILES: dict[str, dict[str, str]] = {
     "commonsenseqa": {
         "train_rand_split.jsonl": _COMMONSENSEQA,
         "dev_rand_split.jsonl": _COMMONSENSEQA,
     },
+    "mmlu": _mmlu(),
     "svamp": {"SVAMP.json": _SVAMP},
     "asdiv": {"ASDiv.xml": _ASDIV},
     "aqua": {"train.json": _AQUA, "dev.json": _AQUA, "test.json": _AQUA},
