@@ -61,22 +61,22 @@ class ToyModel:
     model: Any = None
     tokenizer = WordTokenizer()
     vocab = VOCAB
-    trained_modes = True
+    trained_modes = ("R", "S")
 
     def __init__(self, answers, log_probs=None):
         self.answers = answers
         self.log_probs = log_probs or {}
         self.asked = []
 
-    def generate(self, inputs, *, modes=None, settings, numbers=None):
-        self.asked += [
-            (text, mode, number, settings)
-            for text, mode, number in zip(inputs, modes, numbers, strict=True)
-        ]
+    def generate_from(self, prompts, settings, *, numbers=None, keep_sentinels=False):
         outputs = []
-        for text in inputs:
+        for prompt, number in zip(prompts, numbers, strict=True):
+            mode, text = read(prompt)
+            self.asked.append((text, mode, number, settings))
             answers = self.answers[text]
             answers = [answers] if isinstance(answers, str) else answers
+            if not keep_sentinels:
+                answers = [one.replace("<extra_id_0> ", "") for one in answers]
             outputs.append(
                 [
                     ToyOutput(one, ids_of(one), self.log_probs.get(one, -1.0))
@@ -85,14 +85,23 @@ class ToyModel:
             )
         return outputs
 
-    def score(self, inputs, targets, *, modes=None):
-        self.asked += list(zip(inputs, targets, modes, strict=True))
-        return [
-            ToyScore(
-                self.log_probs.get((text, target), -math.inf), len(target.split()) + 1
-            )
-            for text, target in zip(inputs, targets, strict=True)
-        ]
+    def score_from(self, prompts, targets):
+        scores = []
+        for prompt, target in zip(prompts, targets, strict=True):
+            mode, text = read(prompt)
+            self.asked.append((text, target, mode))
+            log_prob = self.log_probs.get((text, target), -math.inf)
+            scores.append(ToyScore(log_prob, len(target.split()) + 1))
+        return scores
+
+
+def read(prompt):
+    """Returns the mode and the text of a prompt, which must end with EOS."""
+    assert prompt.inputs[-1] == VOCAB.eos_id
+    assert not prompt.forced
+    first, modes = prompt.inputs[0], {5: "R", 6: "S", 7: "X"}
+    start = first in modes
+    return modes.get(first), WordTokenizer().decode(prompt.inputs[start:-1])
 
 
 def ids_of(text):

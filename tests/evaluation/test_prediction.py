@@ -5,7 +5,7 @@ from evaluation_toys import ToyModel, ToyScore, WordTokenizer, make_task
 
 from ul2.decoding.settings import DecodingSettings
 from ul2.evaluation.evaluator import check_split, takes_seqio
-from ul2.evaluation.prediction import choice_value, fit
+from ul2.evaluation.prediction import choice_value, make_prompts
 from ul2.evaluation.settings import EvaluationSettings
 from ul2.evaluation.task_evaluation import evaluate_task
 from ul2.tasks.answers import extract_number
@@ -28,9 +28,10 @@ FREE = TextExample("3 + 4", "7")
 
 
 def test_generated_predictions_are_scored_in_the_order_of_the_examples():
-    model = ToyModel({"is it red": "yes", "is it big": "yes", "3 + 4": "no"})
+    model = ToyModel({"is it red": "yes", "is it big": "yes", "q:": "no"})
+    short = TextExample("q:", "7")
     result = evaluate(
-        model, make_task(), [RED, FREE, BIG, RED], "S", method="generate", batch_size=2
+        model, make_task(), [RED, short, BIG, RED], "S", method="generate", batch_size=2
     )
     assert result.scores == {"accuracy": 50}
     assert [row["prediction"] for row in result.rows] == ["yes", "no", "yes", "yes"]
@@ -38,7 +39,7 @@ def test_generated_predictions_are_scored_in_the_order_of_the_examples():
     assert {asked[1] for asked in model.asked} == {"S"}
     # The number in the user's order, for the seed; the longest inputs first.
     assert sorted(asked[2] for asked in model.asked) == [0, 1, 2, 3]
-    assert model.asked[-1][:3] == ("3 + 4", "S", 1)
+    assert model.asked[-1][:3] == ("q:", "S", 1)
     assert (result.method, result.road, result.metric) == (
         "generate",
         "direct",
@@ -153,20 +154,38 @@ def test_troubles_are_counted():
         "not_a_choice": 1,
         "sentinel_leaks": 1,
     }
-    assert [row["truncated"] for row in result.rows] == [False, True, False]
+    assert [row["tokens_cut"] for row in result.rows] == [0, 15, 0]
 
 
 def test_inputs_are_cut_to_leave_room_for_mode_and_eos():
-    tokenizer = WordTokenizer()
-    texts = ["1 2 3 4 5", "1 2"]
-    assert fit(texts, tokenizer, 3, keep_end=False) == (["1 2 3", "1 2"], [True, False])
-    assert fit(texts, tokenizer, 3, keep_end=True).texts == ["3 4 5", "1 2"]
-    assert fit(texts, tokenizer, 5, keep_end=False).cut == [False, False]
+    model = ToyModel({})
+    prompts = make_prompts(["1 2 3 4 5", "1 2"], "R", model, 5, keep_end=False)
+    ids = WordTokenizer().encode("1 2 3 4 5")
+    # Mode first, EOS last.
+    assert prompts[0].inputs == [5, *ids[:3], 1]
+    assert [prompt.num_cut for prompt in prompts] == [2, 0]
+    (prompt,) = make_prompts(["1 2 3 4 5"], None, model, 4, keep_end=True)
+    assert (prompt.inputs, prompt.num_cut) == ([*ids[2:], 1], 2)
     example = TextExample("1 2 3 4 5 6 7 so", "yes")
     for mode, asked in ((None, "1 2 3 4 5 6 7"), ("X", "1 2 3 4 5 6")):
         model = ToyModel({asked: "yes"})
         evaluate(model, make_task(), [example], mode, inputs_length=8)
         assert model.asked[0][0] == asked
+
+
+def test_blank_in_a_question_is_no_blank_to_fill():
+    (prompt,) = make_prompts(["is ___ red"], None, ToyModel({}), 9, keep_end=False)
+    assert (prompt.num_blanks, prompt.forced) == (0, [])
+    assert not {3, 4} & set(prompt.inputs)
+
+
+def test_sentinels_are_forbidden_by_choice_and_counted_otherwise():
+    model = ToyModel({"3 + 4": "<extra_id_0> 7"})
+    result = evaluate(model, make_task(), [FREE])
+    assert result.counts["sentinel_leaks"] == 1
+    result = evaluate(model, make_task(), [FREE], forbid_sentinels=True)
+    assert result.counts["sentinel_leaks"] == 0
+    assert result.scores == {"accuracy": 100}
 
 
 def test_exemplars_have_room_of_their_own_and_are_cut_first():

@@ -30,7 +30,7 @@ class Evaluation:
 
     def __init__(self, out, paths, steps=None):
         self.out, self.paths, self.steps = out, [str(path) for path in paths], steps
-        self.opened, self.evaluated = [], []
+        self.opened, self.evaluated, self.said = [], [], []
         self.answers = {"is it red": "yes", "3 + 4": "6"}
 
     def run(self, tasks, modes, stop_after=math.inf, **settings):
@@ -57,7 +57,7 @@ class Evaluation:
             mesh=make_mesh("auto"),
         )
         results = Results(self.out)
-        found = evaluation.run(plan, open_model, evaluate, results, lambda line: None)
+        found = evaluation.run(plan, open_model, evaluate, results, self.said.append)
         results.write({"rows": []})
         return found
 
@@ -80,7 +80,7 @@ def test_results_hold_settings_checkpoint_scores_and_counts(tmp_path):
         "inputs": "3 + 4",
         "mode": "R",
         "targets": "7",
-        "truncated": False,
+        "tokens_cut": 0,
         "prediction": "6",
         "correct": False,
         "log_prob": -1.0,
@@ -122,6 +122,22 @@ def test_other_settings_or_another_checkpoint_are_evaluated_again(tmp_path):
     one.run([make_task()], ["R"])
     assert len(one.evaluated) == 3
     assert len(read_results(tmp_path / "out" / "results.json")) == 3
+
+
+def test_mode_that_does_not_fit_the_checkpoint_is_warned_of_once(tmp_path):
+    one = Evaluation(None, [checkpoint(tmp_path / "a")])
+    one.run([make_task(), make_task("two")], ["X"])
+    warnings = [line for line in one.said if line.startswith("warning")]
+    assert len(warnings) == 1
+    assert (
+        "a@7: mode X is given, but the checkpoint was trained with R, S"
+        in (warnings[0])
+    )
+    # Whoever compares modes knows.
+    one.said.clear()
+    one.run([make_task()], ["X", None])
+    one.run([make_task()], ["S"])
+    assert not [line for line in one.said if line.startswith("warning")]
 
 
 def test_lost_predictions_are_made_again(tmp_path):

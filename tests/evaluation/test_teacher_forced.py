@@ -13,7 +13,6 @@ from ul2.evaluation.settings import EvaluationSettings
 from ul2.evaluation.teacher_forced import (
     TeacherForced,
     TokenScore,
-    encode_example,
     summarize,
 )
 from ul2.sharding.mesh import make_mesh
@@ -90,12 +89,6 @@ def test_summary_counts_tokens_and_whole_sequences():
     assert both == pytest.approx(
         {"loss": 0.5, "token_accuracy": 75, "sequence_accuracy": 50}
     )
-
-
-def test_example_is_encoded_with_its_mode_first_and_eos_last():
-    encode = WordTokenizer().encode
-    assert encode_example("is it", "yes", "S", encode, VOCAB) == ([6, 8, 9, 1], [14, 1])
-    assert encode_example("is it", "", None, encode, VOCAB) == ([8, 9, 1], [1])
 
 
 def test_task_is_scored_without_decoding():

@@ -53,7 +53,7 @@ class TaskEvaluator:
             # Needs TensorFlow, which the direct road does without.
             from ul2.evaluation.seqio_road import evaluate_by_seqio
 
-            return evaluate_by_seqio(model, task, examples, mode, settings, self._mesh)
+            return evaluate_by_seqio(model, task, examples, mode, settings)
 
         def score_tokens(
             inputs: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]

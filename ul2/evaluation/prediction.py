@@ -7,9 +7,10 @@ and metrics read it as if the model had written it.
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from ul2.decoding.settings import DecodingSettings
+from ul2.decoding.text import Prompt
 from ul2.evaluation.calculator import recompute
 from ul2.evaluation.settings import EvaluationSettings
 from ul2.evaluation.voting import vote
@@ -45,16 +46,6 @@ class TargetScore(Protocol):
         """Tokens of it, EOS included."""
 
 
-class Tokenizer(Protocol):
-    """What turns text into ids and back."""
-
-    def encode(self, text: str) -> list[int]:
-        """Returns the ids of a text, without EOS."""
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Returns the text of ids."""
-
-
 class Model(Protocol):
     """A trained model that reads and writes text; see `ul2.decoding.text_model`."""
 
@@ -70,24 +61,24 @@ class Model(Protocol):
     def vocab(self) -> Vocab:
         """Where ids live."""
 
-    def generate(
-        self,
-        inputs: Sequence[str],
-        *,
-        modes: Sequence[str | None] | None = None,
-        settings: DecodingSettings,
-        numbers: Sequence[int] | None = None,
-    ) -> Sequence[Sequence[Output]]:
-        """Returns `settings.num_decodes` outputs of each of some inputs."""
+    @property
+    def trained_modes(self) -> tuple[str, ...] | None:
+        """Modes it was trained with; None for unknown."""
 
-    def score(
+    def generate_from(
         self,
-        inputs: Sequence[str],
-        targets: Sequence[str],
+        prompts: Sequence[Prompt],
+        settings: DecodingSettings,
         *,
-        modes: Sequence[str | None] | None = None,
+        numbers: Sequence[int] | None = None,
+        keep_sentinels: bool = False,
+    ) -> Sequence[Sequence[Output]]:
+        """Returns `settings.num_decodes` outputs of each prompt."""
+
+    def score_from(
+        self, prompts: Sequence[Prompt], targets: Sequence[str]
     ) -> Sequence[TargetScore]:
-        """Returns how likely each target is, given its inputs."""
+        """Returns how likely each target is, given its prompt."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,63 +88,63 @@ class Prediction:
     Attributes:
         text: what postprocessing reads.
         detail: how it came about, as JSON values.
+        ids: what was decoded; empty where nothing was.
         leaks_sentinel: a sentinel is in it, which only a span may begin with.
     """
 
     text: str
     detail: dict[str, Any]
+    ids: tuple[int, ...] = ()
     leaks_sentinel: bool = False
 
 
-class Fitted(NamedTuple):
-    """Inputs that are short enough, and which of them had to be cut."""
+def make_prompts(
+    texts: Sequence[str],
+    mode: str | None,
+    model: Model,
+    max_inputs: int,
+    *,
+    keep_end: bool,
+) -> list[Prompt]:
+    """Returns texts as a model reads them: mode first, EOS last, not too long.
 
-    texts: list[str]
-    cut: list[bool]
-
-
-def fit(texts: Sequence[str], tokenizer: Any, budget: int, *, keep_end: bool) -> Fitted:
-    """Cuts texts down to a number of tokens.
+    A blank `___` in the text of a task is a part of its question, not one to fill.
 
     Args:
-        texts: inputs.
-        tokenizer: counts the tokens.
-        budget: tokens that a text may have.
-        keep_end: cut the start away: the question stands behind its exemplars.
+        texts: inputs of examples.
+        mode: R, S, X or None.
+        model: its tokenizer and vocabulary.
+        max_inputs: ids of a prompt, mode and EOS included.
+        keep_end: cut the start of a text: the question stands behind its exemplars.
     """
-    fitted, cut = [], []
+    announced = model.vocab.mode(mode)
+    room = max(1, max_inputs - len(announced) - 1)
+    prompts = []
     for text in texts:
-        ids = tokenizer.encode(text)
-        cut.append(len(ids) > budget)
-        room = budget
-        # Where a piece was cut off, the rest may be split otherwise.
-        while len(ids) > budget and room > 0:
-            kept = ids[len(ids) - room :] if keep_end else ids[:room]
-            text = tokenizer.decode(kept)
-            room -= max(1, len(tokenizer.encode(text)) - budget)
-            ids = tokenizer.encode(text)
-        fitted.append(text)
-    return Fitted(fitted, cut)
+        ids = model.tokenizer.encode(text)
+        kept = ids[-room:] if keep_end else ids[:room]
+        inputs = [*announced, *kept, model.vocab.eos_id]
+        prompts.append(Prompt(inputs, [], num_cut=len(ids) - len(kept)))
+    return prompts
 
 
 def generate(
     model: Model,
     task: TextTask,
     examples: Sequence[TextExample],
-    inputs: Sequence[str],
-    mode: str | None,
+    prompts: Sequence[Prompt],
     settings: EvaluationSettings,
 ) -> list[Prediction]:
     """Decodes an output of every example, or draws several and lets them vote."""
     decoding = settings.decoding_of(task)
     predictions: list[Prediction | None] = [None] * len(examples)
     at_once = max(1, settings.batch_size // decoding.num_decodes)
-    for numbers in _by_length(inputs, at_once):
-        outputs = model.generate(
-            [inputs[number] for number in numbers],
-            modes=[mode] * len(numbers),
-            settings=decoding,
+    for numbers in _by_length(prompts, at_once):
+        outputs = model.generate_from(
+            [prompts[number] for number in numbers],
+            decoding,
             numbers=numbers,
+            keep_sentinels=not settings.forbid_sentinels,
         )
         for number, made in zip(numbers, outputs, strict=True):
             predictions[number] = choose_output(
@@ -189,6 +180,7 @@ def choose_output(
     return Prediction(
         texts[chosen],
         {"log_prob": _finite(output.log_prob), **detail},
+        tuple(output.ids),
         not set(vocab.sentinel_ids).isdisjoint(output.ids),
     )
 
@@ -196,25 +188,22 @@ def choose_output(
 def rank(
     model: Model,
     examples: Sequence[TextExample],
-    inputs: Sequence[str],
-    mode: str | None,
+    prompts: Sequence[Prompt],
     settings: EvaluationSettings,
 ) -> list[Prediction]:
     """Takes the likeliest choice of every example; a tie goes to the earlier one."""
     predictions: list[Prediction | None] = [None] * len(examples)
     widest = max(len(example.choices) for example in examples)
-    for numbers in _by_length(inputs, max(1, settings.batch_size // widest)):
+    for numbers in _by_length(prompts, max(1, settings.batch_size // widest)):
         pairs = [
-            (inputs[number], choice)
+            (prompts[number], choice)
             for number in numbers
             for choice in examples[number].choices
         ]
         # Pairs of one example are neighbours: its inputs are encoded once.
         scores = iter(
-            model.score(
-                [pair[0] for pair in pairs],
-                [pair[1] for pair in pairs],
-                modes=[mode] * len(pairs),
+            model.score_from(
+                [prompt for prompt, _ in pairs], [choice for _, choice in pairs]
             )
         )
         for number in numbers:
@@ -245,12 +234,12 @@ def choice_value(score: TargetScore, choice: str, choice_score: str) -> float:
     return score.log_prob / max(1, divisor)
 
 
-def _by_length(texts: Sequence[str], at_once: int) -> Iterator[list[int]]:
-    """Yields the numbers of texts of like lengths, the longest first.
+def _by_length(prompts: Sequence[Prompt], at_once: int) -> Iterator[list[int]]:
+    """Yields the numbers of prompts of like lengths, the longest first.
 
     If memory does not suffice, the first batch says so.
     """
-    order = sorted(range(len(texts)), key=lambda number: -len(texts[number]))
+    order = sorted(range(len(prompts)), key=lambda number: -len(prompts[number].inputs))
     for start in range(0, len(order), at_once):
         yield order[start : start + at_once]
 

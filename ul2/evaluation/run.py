@@ -16,6 +16,7 @@ from ul2.evaluation.prediction import Model
 from ul2.evaluation.results import Result, Results
 from ul2.evaluation.settings import EvaluationSettings
 from ul2.evaluation.task_evaluation import TaskResult
+from ul2.inference.modes import misfit
 from ul2.tasks.text_task import TextTask
 from ul2.training.checkpoints import checkpoints_dir
 
@@ -78,7 +79,9 @@ def run(
             key = files.make_key(identity)
             result = results.find(key)
             if result is None:
-                model = model or open_model(candidate)
+                if model is None:
+                    model = open_model(candidate)
+                    _warn(plan, model, candidate, say)
                 say(f"{candidate.label}: {job.name}, mode {shown(job.mode)}")
                 about = {
                     "key": key,
@@ -98,6 +101,16 @@ def run(
             made.append({**result, "checkpoint": candidate.label})
         _write_scalars(candidate, new)
     return made
+
+
+def _warn(
+    plan: Plan, model: Model, candidate: Candidate, say: Callable[[str], None]
+) -> None:
+    """Says where the one mode that is asked for does not fit the checkpoint."""
+    if plan.tasks and len(plan.modes) == 1:
+        line = misfit(model.trained_modes, plan.modes[0])
+        if line is not None:
+            say(f"warning: {candidate.label}: {line}")
 
 
 class Job(NamedTuple):

@@ -30,6 +30,8 @@ class EvaluationSettings:
         num_samples: of self-consistency: so many outputs are drawn of each example and
             their answers vote; 0 decodes one output.
         calculator: put the equations of an output right before its answer is read.
+        forbid_sentinels: let no output hold a sentinel of pre-training. Otherwise those
+            that do are counted, as a sign of a model that fills blanks instead.
         choice_score: what ranks a choice: the log probability of its tokens and EOS,
             summed (T5's rank classification), or divided by their number, or by the
             characters of its text.
@@ -50,6 +52,7 @@ class EvaluationSettings:
     limit: int | None = None
     num_samples: int = 0
     calculator: bool = False
+    forbid_sentinels: bool = False
     choice_score: str = "sum"
     road: str = "auto"
     decoding: DecodingSettings = dataclasses.field(default_factory=DecodingSettings)

@@ -4,9 +4,9 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ul2.evaluation.prediction import Model, Prediction, fit, generate, rank
+from ul2.evaluation.prediction import Model, Prediction, generate, make_prompts, rank
 from ul2.evaluation.settings import EvaluationSettings
-from ul2.evaluation.teacher_forced import TokenScore, encode_example, summarize
+from ul2.evaluation.teacher_forced import TokenScore, summarize
 from ul2.evaluation.voting import is_answer
 from ul2.tasks.text_task import TextExample, TextTask
 
@@ -59,35 +59,52 @@ def evaluate_task(
         ValueError: the examples have no choices to rank.
     """
     method = settings.method_for(task, examples)
-    inputs = [example.inputs for example in examples]
-    budget = settings.inputs_length_of(task) - len(model.vocab.mode(mode)) - 1
-    fitted = fit(inputs, model.tokenizer, budget, keep_end=settings.shots > 0)
+    prompts = make_prompts(
+        [example.inputs for example in examples],
+        mode,
+        model,
+        settings.inputs_length_of(task),
+        keep_end=settings.shots > 0,
+    )
+    counts = {
+        "examples": len(examples),
+        "truncated_inputs": sum(prompt.num_cut > 0 for prompt in prompts),
+    }
     if method == "teacher_forced":
-        scores, counts, details = _force(
-            model, task, examples, fitted.texts, mode, settings, score_tokens
-        )
         metric = "loss"
+        targets, cut = _targets(model, task, examples, settings)
+        found = score_tokens([prompt.inputs for prompt in prompts], targets)
+        scores, details = summarize(found), [_token_detail(one) for one in found]
+        counts["truncated_targets"] = cut
     else:
         if method == "rank":
-            predictions = rank(model, examples, fitted.texts, mode, settings)
+            predictions = rank(model, examples, prompts, settings)
         else:
-            predictions = generate(model, task, examples, fitted.texts, mode, settings)
+            predictions = generate(model, task, examples, prompts, settings)
         texts = [prediction.text for prediction in predictions]
         scores, metric = task.score(examples, texts), task.validation_metric
-        counts = count_troubles(task, examples, predictions)
+        counts |= count_troubles(task, examples, predictions)
         details = [
             describe(task, example, prediction)
             for example, prediction in zip(examples, predictions, strict=True)
         ]
     rows = [
-        {"inputs": text, "mode": mode, "targets": example.targets, "truncated": cut}
-        | detail
-        for text, cut, example, detail in zip(
-            fitted.texts, fitted.cut, examples, details, strict=True
-        )
+        describe_inputs(example, mode, prompt.num_cut) | detail
+        for prompt, example, detail in zip(prompts, examples, details, strict=True)
     ]
-    counts = {"examples": len(examples), "truncated_inputs": sum(fitted.cut)} | counts
     return TaskResult(method, "direct", metric, scores, counts, rows)
+
+
+def describe_inputs(
+    example: TextExample, mode: str | None, num_cut: int
+) -> dict[str, Any]:
+    """Returns what a prediction was made from, as JSON values."""
+    return {
+        "inputs": example.inputs,
+        "mode": mode,
+        "targets": example.targets,
+        "tokens_cut": num_cut,
+    }
 
 
 def count_troubles(
@@ -132,32 +149,27 @@ def is_correct(task: TextTask, example: TextExample, prediction: str) -> bool:
     return bool(value == target)
 
 
-def _force(
+def _targets(
     model: Model,
     task: TextTask,
     examples: Sequence[TextExample],
-    inputs: Sequence[str],
-    mode: str | None,
     settings: EvaluationSettings,
-    score_tokens: ScoreTokens,
-) -> tuple[dict[str, float], dict[str, int], list[dict[str, Any]]]:
-    """Scores the right outputs; returns scores, counts, and a detail per example."""
-    encoded = [
-        encode_example(text, example.targets, mode, model.tokenizer.encode, model.vocab)
-        for text, example in zip(inputs, examples, strict=True)
-    ]
+) -> tuple[list[list[int]], int]:
+    """Returns the ids of the right outputs, and how many were too long."""
     longest = settings.max_tokens or task.targets_length
-    cut = [len(targets) > longest for _, targets in encoded]
-    found = score_tokens(
-        [ids for ids, _ in encoded], [targets[:longest] for _, targets in encoded]
-    )
-    details = [
-        {
-            "log_prob": score.log_prob,
-            "tokens": score.num_tokens,
-            "correct_tokens": score.num_correct,
-            "correct": score.num_correct == score.num_tokens,
-        }
-        for score in found
+    targets = [
+        [*model.tokenizer.encode(example.targets), model.vocab.eos_id]
+        for example in examples
     ]
-    return summarize(found), {"truncated_targets": sum(cut)}, details
+    cut = sum(len(ids) > longest for ids in targets)
+    return [ids[:longest] for ids in targets], cut
+
+
+def _token_detail(score: TokenScore) -> dict[str, Any]:
+    """Returns how well one right output was predicted, as JSON values."""
+    return {
+        "log_prob": score.log_prob,
+        "tokens": score.num_tokens,
+        "correct_tokens": score.num_correct,
+        "correct": score.num_correct == score.num_tokens,
+    }

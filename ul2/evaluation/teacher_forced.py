@@ -15,7 +15,7 @@ own, so that its sums per denoiser are sums per example.
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import jax
@@ -154,20 +154,6 @@ def summarize(scores: Sequence[TokenScore]) -> dict[str, float]:
         "token_accuracy": 100 * sum(score.num_correct for score in scores) / tokens,
         "sequence_accuracy": 100 * whole / len(scores),
     }
-
-
-def encode_example(
-    inputs: str,
-    targets: str,
-    mode: str | None,
-    encode: Callable[[str], list[int]],
-    vocab: Vocab,
-) -> tuple[list[int], list[int]]:
-    """Returns the ids of inputs and targets: mode first, EOS last."""
-    return (
-        [*vocab.mode(mode), *encode(inputs), vocab.eos_id],
-        [*encode(targets), vocab.eos_id],
-    )
 
 
 def _length(rows: Sequence[Sequence[int]]) -> int:
