@@ -100,11 +100,7 @@ class _Scanner:
 
     def _header(self, first: int) -> tuple[str, int]:
         """Returns what follows, and how much of it."""
-        for mask, kind, bits in (
-            (0x80, "map", 4),
-            (0x90, "array", 4),
-            (0xA0, "str", 5),
-        ):
+        for mask, kind, bits in _SHORT:
             if first >> bits == mask >> bits:
                 return kind, first & (2**bits - 1)
         if first in _FIXED_EXTENSIONS:
