@@ -49,17 +49,8 @@ def synthetic(name: str, shape: tuple[int, ...]) -> Tensor:
 
 def write_source(out: Path, preset: str) -> int:
     """Writes the checkpoint to start from, and returns its bytes."""
-    sizes = presets.get(preset)
     config = ModelConfig(
-        vocab_size=sizes.vocab_size,
-        embed_dim=sizes.embed_dim,
-        num_heads=sizes.num_heads,
-        head_dim=sizes.head_dim,
-        mlp_dim=sizes.mlp_dim,
-        num_encoder_layers=sizes.num_layers,
-        num_decoder_layers=sizes.num_layers,
-        activation="gelu",
-        gated=sizes.gated,
+        **presets.get(preset).fields(),
         positions="relative",
         tied_embeddings=False,
         dropout_rate=0.0,

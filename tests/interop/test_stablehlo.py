@@ -23,7 +23,7 @@ from tolerances import REORDERED_SUM_ATOL, REORDERED_SUM_RTOL
 
 from ul2.batch import Batch, one_per_row
 from ul2.decoding.greedy import greedy
-from ul2.interop import stablehlo, stablehlo_loader
+from ul2.interop import presets, stablehlo, stablehlo_loader
 from ul2.interop.model import param_shapes
 from ul2.interop.tensors import cast, filled, from_array
 from ul2.models.config import ModelConfig
@@ -271,17 +271,8 @@ def test_parameters_are_dealt_to_files_of_limited_size(
 
 
 def test_a_model_of_20b_is_exported_without_its_values(tmp_path, monkeypatch):
-    sizes = {
-        "vocab_size": 32128,
-        "embed_dim": 4096,
-        "num_heads": 16,
-        "head_dim": 256,
-        "mlp_dim": 16384,
-        "num_encoder_layers": 32,
-        "num_decoder_layers": 32,
-        "tied_embeddings": True,
-        "decoder_final_norm_scale": False,
-    }
+    sizes = presets.get("ul2_20b").fields()
+    sizes |= {"tied_embeddings": True, "decoder_final_norm_scale": False}
     toy = make_checkpoint("encoder_decoder")
     config = dataclasses.replace(toy.config, **sizes)
     shapes = param_shapes("encoder_decoder", config)

@@ -391,17 +391,8 @@ def test_truncated_head_is_refused(formats, tmp_path):
 
 
 def test_wrong_preset_says_which_one_fits(tmp_path):
-    sizes = presets.get("t5_small")
-    config = dataclasses.replace(
-        make("t5_1_0").config,
-        vocab_size=sizes.vocab_size,
-        embed_dim=sizes.embed_dim,
-        num_heads=sizes.num_heads,
-        head_dim=sizes.head_dim,
-        mlp_dim=sizes.mlp_dim,
-        num_encoder_layers=sizes.num_layers,
-        num_decoder_layers=sizes.num_layers,
-    )
+    small = presets.get("t5_small").fields()
+    config = dataclasses.replace(make("t5_1_0").config, **small)
     with pytest.raises(ValueError, match="t5_small fits") as refused:
         presets.check("t5_base", "encoder_decoder", config)
     assert "embed_dim 512 (the preset has 768)" in str(refused.value)

@@ -7,7 +7,7 @@ the config.json files of the models on Hugging Face, and for UL2 20B its public 
 
 import dataclasses
 import difflib
-from typing import Final
+from typing import Any, Final
 
 from ul2.models.config import ModelConfig
 from ul2.vocab import Vocab
@@ -63,14 +63,17 @@ class Preset:
     gated: bool = True
     relative_bias: str = "shared"
 
+    def fields(self) -> dict[str, Any]:
+        """Returns what it says of a `ModelConfig`, by field."""
+        fields = dataclasses.asdict(self)
+        layers = fields.pop("num_layers")
+        return {**fields, "num_encoder_layers": layers, "num_decoder_layers": layers}
+
     def differences(self, config: ModelConfig) -> list[str]:
         """Returns in what a model differs, a phrase each; none where it fits."""
-        wanted = dataclasses.asdict(self)
-        layers = wanted.pop("num_layers")
-        wanted |= {"num_encoder_layers": layers, "num_decoder_layers": layers}
         return [
             f"{name} {getattr(config, name)} (the preset has {value})"
-            for name, value in wanted.items()
+            for name, value in self.fields().items()
             if getattr(config, name) != value
         ]
 
