@@ -17,8 +17,7 @@ import numpy as np
 from ul2.batch import Batch, one_per_row
 from ul2.interop import streamed
 from ul2.interop.checkpoint import Checkpoint
-from ul2.interop.tensors import Tensor
-from ul2.interop.zarr_arrays import finite_pieces
+from ul2.interop.tensors import Tensor, finite_pieces
 
 CARD: Final = "conversion.json"
 _ROWS: Final = ((23, 11), (14, 17))  # lengths of inputs and targets, of each example

@@ -18,8 +18,7 @@ from typing import Any, BinaryIO, Final
 
 import numpy as np
 
-from ul2.interop.tensors import Tensor, contiguous, dtype_of
-from ul2.interop.zarr_arrays import finite_pieces
+from ul2.interop.tensors import Tensor, contiguous, dtype_of, finite_pieces
 
 SINGLE_FILE: Final = "model.safetensors"
 INDEX_FILE: Final = "model.safetensors.index.json"

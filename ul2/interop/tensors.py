@@ -126,6 +126,22 @@ def filled(
     return Tensor(name, shape, dtype, by_rows(shape, dtype), read)
 
 
+def finite_pieces(tensor: Tensor) -> Iterator[tuple[Region, np.ndarray]]:
+    """Yields all pieces of a tensor with their regions.
+
+    Raises:
+        ValueError: a piece holds a NaN or an infinity: training or a disk broke it.
+    """
+    for region in tensor.regions():
+        block = tensor.read(region)
+        # bfloat16 is no floating type to numpy, but converts to one.
+        if block.dtype.kind not in "iub" and not np.isfinite(block).all():
+            raise ValueError(
+                f"{tensor.name} holds NaN or infinity; the checkpoint is damaged."
+            )
+        yield region, block
+
+
 def by_rows(shape: Sequence[int], dtype: DTypeLike) -> tuple[int, ...]:
     """Returns the shape of pieces that are contiguous in memory or a file.
 

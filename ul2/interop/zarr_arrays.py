@@ -7,14 +7,14 @@ let pass is checked here: a chunk that is not there reads as zeros.
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import tensorstore as ts
 
-from ul2.interop.tensors import Region, Tensor, by_rows, dtype_of
+from ul2.interop.tensors import Region, Tensor, by_rows, dtype_of, finite_pieces
 
 _HEAD: Final = ".zarray"
 METADATA: Final = "_METADATA"
@@ -226,22 +226,6 @@ def write_metadata(root: Path, tensors: Mapping[tuple[str, ...], Tensor]) -> Non
         "custom_metadata": None,
     }
     (root / METADATA).write_text(json.dumps(metadata))
-
-
-def finite_pieces(tensor: Tensor) -> Iterator[tuple[Region, np.ndarray]]:
-    """Yields all pieces of a tensor with their regions.
-
-    Raises:
-        ValueError: a piece holds a NaN or an infinity: training or a disk broke it.
-    """
-    for region in tensor.regions():
-        block = tensor.read(region)
-        # bfloat16 is no floating type to numpy, but converts to one.
-        if block.dtype.kind not in "iub" and not np.isfinite(block).all():
-            raise ValueError(
-                f"{tensor.name} holds NaN or infinity; the checkpoint is damaged."
-            )
-        yield region, block
 
 
 def _zarr_dtype(dtype: np.dtype[Any]) -> str:
