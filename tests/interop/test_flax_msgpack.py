@@ -76,6 +76,18 @@ def test_every_truncation_is_refused(tmp_path):
         index(file)
 
 
+def test_file_that_is_cut_off_or_gone_after_it_was_opened_is_named(tmp_path):
+    file = tmp_path / "file"
+    file.write_bytes(serialization.to_bytes({"a": TREE["array"]}))
+    tensor = index(file)["a"]
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="file was cut off within a"):
+        tensor.read()
+    file.unlink()
+    with pytest.raises(ValueError, match=r"cannot read a of .*file: No such file"):
+        tensor.read()
+
+
 def test_no_byte_makes_the_index_fail_in_another_way(tmp_path):
     content = serialization.to_bytes({"a": TREE["array"], "b": {"c": 1, "d": "text"}})
     file = tmp_path / "file"

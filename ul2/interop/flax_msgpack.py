@@ -10,13 +10,12 @@ that holds `[shape, dtype, bytes]`; one beyond a gigabyte is a map of flat chunk
 
 import math
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 import numpy as np
 
-from ul2.interop.tensors import Tensor, contiguous, dtype_of
+from ul2.interop.tensors import Tensor, contiguous, dtype_of, file_reader
 
 _NDARRAY, _NUMPY_SCALAR = 1, 3
 _MAX_DEPTH: Final = 64
@@ -157,7 +156,7 @@ class _Scanner:
         if count != math.prod(shape) * dtype.itemsize:
             raise self.damaged(f"{name} is {dtype}{shape} in {count} bytes")
         self.file.seek(end)
-        return contiguous(name, shape, dtype, _reader(self.path, start))
+        return contiguous(name, shape, dtype, file_reader(self.path, name, start))
 
     def _chunked(self, tree: dict[str, Any], name: str) -> Tensor:
         """Joins an array that flax has cut into flat chunks."""
@@ -192,13 +191,3 @@ def _is_shape(shape: Any) -> bool:
         and len(shape) <= _MAX_DIMS
         and all(type(size) is int and size >= 0 for size in shape)
     )
-
-
-def _reader(path: Path, offset: int) -> Callable[[int, int], bytes]:
-    """Returns a function that reads bytes of an array that begins at `offset`."""
-
-    def read_bytes(start: int, stop: int) -> bytes:
-        with path.open("rb") as file:
-            return os.pread(file.fileno(), stop - start, offset + start)
-
-    return read_bytes

@@ -12,13 +12,19 @@ before anything is believed, and nothing of a directory is read but plain files 
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 import numpy as np
 
-from ul2.interop.tensors import Tensor, contiguous, dtype_of, finite_pieces
+from ul2.interop.tensors import (
+    Tensor,
+    contiguous,
+    dtype_of,
+    file_reader,
+    finite_pieces,
+)
 
 SINGLE_FILE: Final = "model.safetensors"
 INDEX_FILE: Final = "model.safetensors.index.json"
@@ -64,7 +70,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         if name == _METADATA:
             continue
         shape, dtype, begin, end = _check_entry(path, name, entry, size - start)
-        read_bytes = _reader(path, name, start + begin)
+        read_bytes = file_reader(path, name, start + begin)
         tensors[name] = contiguous(name, shape, dtype, read_bytes)
         spans.append((begin, end, name))
     _check_spans(path, spans, size - start)
@@ -156,24 +162,6 @@ def read_json(path: Path) -> dict[str, Any]:
         return _parse_json(path.read_bytes(), str(path))
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}.") from None
-
-
-def _reader(path: Path, name: str, offset: int) -> Callable[[int, int], bytes]:
-    """Returns a function that reads bytes of an array that begins at `offset`."""
-
-    def read_bytes(start: int, stop: int) -> bytes:
-        try:
-            with path.open("rb") as file:
-                content = os.pread(file.fileno(), stop - start, offset + start)
-        except OSError as error:
-            raise ValueError(
-                f"cannot read {name} of {path}: {error.strerror}."
-            ) from None
-        if len(content) < stop - start:
-            raise ValueError(f"{path} was cut off within {name}.")
-        return content
-
-    return read_bytes
 
 
 def _read_header(path: Path, file: BinaryIO, size: int) -> tuple[dict[str, Any], int]:

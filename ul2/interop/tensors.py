@@ -12,7 +12,9 @@ is then: make the views that the other format wants, and write each in its own p
 import dataclasses
 import itertools
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import ml_dtypes
@@ -124,6 +126,24 @@ def filled(
 
     shape = tuple(shape)
     return Tensor(name, shape, dtype, by_rows(shape, dtype), read)
+
+
+def file_reader(path: Path, name: str, offset: int) -> Callable[[int, int], bytes]:
+    """Returns the `read_bytes` of an array that begins at a byte of a file."""
+
+    def read_bytes(start: int, stop: int) -> bytes:
+        try:
+            with path.open("rb") as file:
+                content = os.pread(file.fileno(), stop - start, offset + start)
+        except OSError as error:
+            raise ValueError(
+                f"cannot read {name} of {path}: {error.strerror}."
+            ) from None
+        if len(content) < stop - start:
+            raise ValueError(f"{path} was cut off within {name}.")
+        return content
+
+    return read_bytes
 
 
 def finite_pieces(tensor: Tensor) -> Iterator[tuple[Region, np.ndarray]]:
