@@ -149,10 +149,9 @@ def write(
         out / huggingface_config.GENERATION_CONFIG,
         huggingface_config.generation_fields(checkpoint.vocab),
     )
-    shards = _shards(tensors, max_shard_bytes)
-    for file, shard in shards.items():
-        if not safetensors.is_written(out / file, shard, _METADATA):
-            safetensors.write(out / file, shard, _METADATA)
+    shards = safetensors.write_shards(
+        out, "model", tensors, _METADATA, max_bytes=max_shard_bytes
+    )
     if len(shards) > 1:
         index = {
             "metadata": {
@@ -287,24 +286,3 @@ def _their_tensors(config: ModelConfig, params: dict[str, Tensor]) -> dict[str, 
     for one in places(param_shapes(_ARCHITECTURE, config), config):
         tensors |= one.to_theirs(params[one.path])
     return tensors
-
-
-def _shards(
-    tensors: Mapping[str, Tensor], max_bytes: int
-) -> dict[str, dict[str, Tensor]]:
-    """Returns the files and what goes into each, filled in order."""
-    shards: list[dict[str, Tensor]] = [{}]
-    size = 0
-    for name, tensor in tensors.items():
-        if shards[-1] and size + tensor.nbytes > max_bytes:
-            shards.append({})
-            size = 0
-        shards[-1][name] = tensor
-        size += tensor.nbytes
-    if len(shards) == 1:
-        return {safetensors.SINGLE_FILE: shards[0]}
-    count = len(shards)
-    return {
-        f"model-{number:05}-of-{count:05}.safetensors": shard
-        for number, shard in enumerate(shards, 1)
-    }

@@ -138,6 +138,50 @@ def write(
         partial.unlink(missing_ok=True)
 
 
+def write_shards(
+    directory: Path,
+    stem: str,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    *,
+    max_bytes: int,
+) -> dict[str, dict[str, Tensor]]:
+    """Writes arrays, in their order, to as many files as they need.
+
+    A file that is there already, whole, is not written again, so what was interrupted
+    goes on where it stopped.
+
+    Args:
+        directory: of the files.
+        stem: what their names begin with, `model` or `model-00001-of-00003`.
+        tensors: all arrays.
+        metadata: of every file.
+        max_bytes: of the arrays in a file; a larger one has a file alone.
+
+    Returns:
+        What each file holds, by its name.
+
+    Raises:
+        ValueError: as `write` does.
+    """
+    shards: list[dict[str, Tensor]] = [{}]
+    held = 0
+    for name, tensor in tensors.items():
+        if shards[-1] and held + tensor.nbytes > max_bytes:
+            shards.append({})
+            held = 0
+        shards[-1][name] = tensor
+        held += tensor.nbytes
+    files = {}
+    for number, shard in enumerate(shards, 1):
+        of = f"-{number:05}-of-{len(shards):05}" if len(shards) > 1 else ""
+        file = f"{stem}{of}.safetensors"
+        if not is_written(directory / file, shard, metadata):
+            write(directory / file, shard, metadata)
+        files[file] = shard
+    return files
+
+
 def is_written(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 ) -> bool:

@@ -245,34 +245,18 @@ def _signature(
 
 def _write_params(params: Mapping[str, Tensor], out: Path) -> dict[str, Any]:
     """Writes the parameters; returns where each is."""
-    shards = list(_shards(params))
-    parameters = {}
-    for number, shard in enumerate(shards, 1):
-        of = f"-{number:05}-of-{len(shards):05}" if len(shards) > 1 else ""
-        file = f"params{of}.safetensors"
-        metadata = {"format": stablehlo_loader.FORMAT}
-        # An export that was interrupted goes on.
-        if not safetensors.is_written(out / file, shard, metadata):
-            safetensors.write(out / file, shard, metadata)
-        for path, tensor in shard.items():
-            parameters[path] = {
-                "file": file,
-                "shape": list(tensor.shape),
-                "dtype": str(tensor.dtype),
-            }
-    return parameters
-
-
-def _shards(params: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-    """Deals parameters to files; one that is larger than a file has one alone."""
-    shard: dict[str, Tensor] = {}
-    for path, tensor in sorted(params.items()):
-        held = sum(other.nbytes for other in shard.values())
-        if shard and held + tensor.nbytes > MAX_FILE_BYTES:
-            yield shard
-            shard = {}
-        shard[path] = tensor
-    yield shard
+    files = safetensors.write_shards(
+        out,
+        "params",
+        dict(sorted(params.items())),
+        {"format": stablehlo_loader.FORMAT},
+        max_bytes=MAX_FILE_BYTES,
+    )
+    return {
+        path: {"file": file, "shape": list(tensor.shape), "dtype": str(tensor.dtype)}
+        for file, shard in files.items()
+        for path, tensor in shard.items()
+    }
 
 
 def _identity(file: Path) -> dict[str, Any]:
