@@ -16,7 +16,6 @@ from ul2.interop import certificate, huggingface, own, stablehlo, t5x_writing
 from ul2.interop.checkpoint import Checkpoint
 from ul2.interop.opening import open_checkpoint
 from ul2.interop.staging import Staging
-from ul2.interop.vocabulary import write_contract
 
 DTYPES: Final = ("float32", "bfloat16")
 Writer = Callable[[Checkpoint, Staging, str | None], None]
@@ -56,8 +55,6 @@ def convert(
     staging = Staging(out, plan)
     try:
         WRITERS[to](source, staging, dtype)
-        if to == "t5x":
-            write_contract(staging.directory, source.vocab, source.tokenizer)
         report = _certified(source, to, staging.directory)
         report |= {"dtype": dtype or "kept", "resumed": staging.resumed}
         staging.commit()

@@ -14,7 +14,7 @@ from sentencepiece import sentencepiece_model_pb2
 
 from ul2.interop.huggingface_config import write_json
 from ul2.interop.huggingface_vocab import SENTENCEPIECE, TOKENIZER, TOKENIZER_CONFIG
-from ul2.interop.vocabulary import CONTRACT
+from ul2.interop.vocabulary import write_contract
 from ul2.vocab import Vocab, sentinel_text
 
 SPECIAL_TOKENS: Final = "special_tokens_map.json"
@@ -29,7 +29,7 @@ def write(out: Path, vocab: Vocab, tokenizer: bytes | None) -> None:
     Raises:
         ValueError: the SentencePiece model is not of the unigram kind.
     """
-    write_json(out / CONTRACT, vocab.to_json())
+    write_contract(out, vocab, None)
     if tokenizer is None:
         return
     (out / SENTENCEPIECE).write_bytes(tokenizer)

@@ -4,6 +4,7 @@
     OUT/target.encoder...kernel/      a zarr array per parameter
     OUT/state.param_states...v/       and per second moment that is not factored
     OUT/config.gin                    what T5X needs beside it: the activation
+    OUT/ul2_vocab.json                our vocab contract, and tokenizer.model with it
 
 Layouts follow from the model: `examples/t5` (and flaxformer) for one relative bias per
 stack, `examples/scalable_t5` for one per layer, `examples/decoder_only`.
@@ -17,6 +18,7 @@ from typing import Any, Final
 import numpy as np
 from flax import serialization, traverse_util
 
+from ul2.interop import vocabulary
 from ul2.interop.checkpoint import Checkpoint
 from ul2.interop.model import param_shapes
 from ul2.interop.staging import Staging
@@ -56,6 +58,7 @@ def write(checkpoint: Checkpoint, staging: Staging, dtype: str | None) -> None:
         leaves[name] = _spec(name, tensor)
     _write_head(root, leaves)
     (root / "config.gin").write_text(_hint(checkpoint.config))
+    vocabulary.write_contract(root, checkpoint.vocab, checkpoint.tokenizer)
 
 
 def to_theirs(checkpoint: Checkpoint, layout: Layout) -> dict[str, Tensor]:
