@@ -5,7 +5,6 @@ source: every parameter, piece by piece, and the logits of one batch. The card i
 beside the export; whoever converts it again finds out whether a byte has changed since.
 """
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
@@ -139,7 +138,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         "layout": checkpoint.layout,
         "preset": checkpoint.preset,
         "architecture": checkpoint.architecture,
-        "config": dataclasses.asdict(checkpoint.config),
+        "config": checkpoint.config.to_json(),
         "step": checkpoint.step,
         "optimizer_state": checkpoint.moments is not None,
         "assumed": list(checkpoint.assumed),

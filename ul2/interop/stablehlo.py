@@ -28,11 +28,12 @@ from flax import traverse_util
 from jax import export
 
 from ul2.batch import Batch, one_per_row
-from ul2.interop import safetensors, stablehlo_loader
+from ul2.interop import differences, safetensors, stablehlo_loader
 from ul2.interop.checkpoint import Checkpoint
 from ul2.interop.model import define, param_shapes
 from ul2.interop.stablehlo_functions import Argument, Function, functions
 from ul2.interop.tensors import Tensor
+from ul2.interop.vocabulary import TOKENIZER
 from ul2.models.config import ModelConfig
 
 PLATFORMS: Final = ("cpu", "cuda", "rocm", "tpu")
@@ -83,8 +84,8 @@ def write(
         one["file"] for one in (*described.values(), *parameters.values())
     }
     if checkpoint.tokenizer is not None:
-        (out / "tokenizer.model").write_bytes(checkpoint.tokenizer)
-        files.add("tokenizer.model")
+        (out / TOKENIZER).write_bytes(checkpoint.tokenizer)
+        files.add(TOKENIZER)
     manifest = {
         "format": stablehlo_loader.FORMAT,
         "jax": jax.__version__,
@@ -93,7 +94,7 @@ def write(
         "architecture": checkpoint.architecture,
         "preset": checkpoint.preset,
         "step": checkpoint.step,
-        "model_config": dataclasses.asdict(config),
+        "model_config": config.to_json(),
         "vocab": checkpoint.vocab.to_json(),
         "inputs_length": inputs_length,
         "targets_length": targets_length,
@@ -114,7 +115,7 @@ def max_logit_difference(checkpoint: Checkpoint, out: Path) -> float:
         ValueError: the export is damaged.
     """
     model = stablehlo_loader.load(out)
-    config = ModelConfig(**model.manifest["model_config"])
+    config = ModelConfig.from_json(model.manifest["model_config"])
     definition = define(checkpoint.architecture, config)
     values = {
         path: jnp.asarray(tensor.read()) for path, tensor in checkpoint.params.items()
@@ -169,14 +170,12 @@ def _abstract_params(checkpoint: Checkpoint) -> dict[str, jax.ShapeDtypeStruct]:
     Raises:
         ValueError: they are not the model's.
     """
-    wanted = param_shapes(checkpoint.architecture, checkpoint.config)
-    given = {path: tensor.shape for path, tensor in checkpoint.params.items()}
-    for path in sorted(wanted.keys() | given.keys()):
-        if wanted.get(path) != given.get(path):
-            raise ValueError(
-                f"{checkpoint.path}: parameter {path} has shape {given.get(path)}, "
-                f"but the model's has {wanted.get(path)}."
-            )
+    differences.check(
+        param_shapes(checkpoint.architecture, checkpoint.config),
+        {path: tensor.shape for path, tensor in checkpoint.params.items()},
+        what=f"{checkpoint.path} is not the model that its config says",
+        hint="Copy the checkpoint again.",
+    )
     for path, tensor in checkpoint.params.items():
         if str(tensor.dtype) not in stablehlo_loader.DTYPES.values():
             raise ValueError(
