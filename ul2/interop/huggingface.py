@@ -26,7 +26,7 @@ from ul2.interop.checkpoint import Checkpoint
 from ul2.interop.huggingface_names import COPIES, EMBEDDING, HEAD, LEFTOVERS, places
 from ul2.interop.model import param_shapes
 from ul2.interop.staging import Staging
-from ul2.interop.tensors import Tensor, cast, dtype_of, filled, transposed
+from ul2.interop.tensors import FLOATS, Tensor, cast, dtype_of, filled, transposed
 from ul2.models.config import ModelConfig
 
 DType = np.dtype[Any]
@@ -34,7 +34,6 @@ _ARCHITECTURE: Final = "encoder_decoder"
 _TABLE: Final = "embedder.embedding"
 _KERNEL: Final = "embedder.logits_kernel"
 _DECODER_NORM: Final = "decoder.final_layer_norm.weight"
-_FLOATS: Final = ("float32", "bfloat16", "float16", "float64")
 _METADATA: Final = {"format": "pt"}  # transformers refuses files without it
 
 
@@ -194,10 +193,10 @@ def _check_arrays(path: Path, config: ModelConfig, found: Mapping[str, Tensor]) 
             f"only {len(found)} arrays."
         )
     for name, tensor in found.items():
-        if tensor.dtype.name not in _FLOATS:
+        if tensor.dtype.name not in FLOATS:
             raise ValueError(
                 f"{path}: {name} is {tensor.dtype}; parameters are one of "
-                f"{', '.join(_FLOATS)}, and quantized models are not read."
+                f"{', '.join(FLOATS)}, and quantized models are not read."
             )
     shapes = param_shapes(_ARCHITECTURE, config)
     expected: dict[str, tuple[int, ...]] = {}

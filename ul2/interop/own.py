@@ -64,7 +64,7 @@ def read(path: Path, *, step: int | None = None) -> Checkpoint:
         what=f"{folder / checkpoints.PARAMS} is not the model that its contract says",
         hint="Copy the checkpoint again.",
     )
-    tokenizer = checkpoints.checkpoints_dir(path).parent / run_directory.TOKENIZER
+    tokenizer = run_directory.tokenizer_path(path)
     return Checkpoint(
         path=path,
         format="ul2",
@@ -156,7 +156,7 @@ def _train_state(
 ) -> dict[tuple[str, ...], Tensor]:
     """Returns the tree that training restores: Adafactor's state and two counts."""
     state = {
-        ("step",): from_array("step", np.asarray(0, np.int32)),
+        ("step",): _count(0),
         tuple(_SCHEDULE.split("/")): _count(moments.step),
         (*_ADAFACTOR.split("/"), "step"): _count(moments.step),
     }

@@ -16,8 +16,8 @@ from flax import nnx, traverse_util
 
 from ul2.batch import Batch
 from ul2.interop.checkpoint import Checkpoint
+from ul2.interop.model import define
 from ul2.interop.tensors import Tensor, transposed
-from ul2.models.architectures import make_model
 from ul2.models.blocks import Memory, Side
 from ul2.models.masks import Causal, Keys, Prefix
 
@@ -37,10 +37,8 @@ def logits(checkpoint: Checkpoint, batch: Batch) -> np.ndarray:
         dtype="float32",
         remat="none",
     )
-    with nnx.use_eager_sharding(False):
-        model = nnx.eval_shape(
-            lambda: make_model(checkpoint.architecture, small)(rngs=nnx.Rngs(0))
-        )
+    definition = define(checkpoint.architecture, small)
+    model = definition.merge(definition.abstract_params)
     encoded = None
     if batch.encoder is not None:
         x = _embed(checkpoint, batch.encoder.tokens)

@@ -25,7 +25,7 @@ from ul2.interop.model import param_shapes
 from ul2.interop.t5x_moments import read_moments
 from ul2.interop.t5x_names import Place, place
 from ul2.interop.t5x_sizes import architecture_of, find_config, find_layout
-from ul2.interop.tensors import BFLOAT16, Tensor, bit_cast, dtype_of, filled
+from ul2.interop.tensors import BFLOAT16, FLOATS, Tensor, bit_cast, dtype_of, filled
 from ul2.interop.zarr_arrays import METADATA, read_database, read_directory
 
 CHECKPOINT: Final = "checkpoint"
@@ -33,7 +33,6 @@ STATES: Final = "state/param_states/"
 TARGET: Final = "target/"
 # A msgpack map of a few entries, the first of which is one of these two.
 _BEGIN: Final = re.compile(rb"[\x81-\x8f][\xa7\xa9](version|optimizer)")
-_FLOATS: Final = ("float32", "bfloat16", "float16", "float64")
 
 
 def is_here(path: Path) -> bool:
@@ -69,11 +68,7 @@ def read(
         wanted = "any step" if step is None else f"step {step}"
         raise ValueError(f"{path} holds no T5X checkpoint of {wanted}.")
     arrays = _read_arrays(found)
-    theirs = {
-        name.removeprefix(TARGET): tensor
-        for name, tensor in arrays.items()
-        if name.startswith(TARGET)
-    }
+    theirs = _below(TARGET, arrays)
     found_shapes = {name: tensor.shape for name, tensor in theirs.items()}
     layout = find_layout(found_shapes)
     config, assumed = find_config(found, found_shapes, layout, activation)
@@ -207,11 +202,20 @@ def _follow(name: str, spec: Mapping[str, Any], root: Path) -> Tensor:
 def _checked(arrays: Any) -> Iterator[tuple[str, Tensor]]:
     """Passes arrays on; refuses a parameter that is no floating point array."""
     for name, tensor in arrays:
-        if name.startswith(TARGET) and tensor.dtype.name not in _FLOATS:
+        if name.startswith(TARGET) and tensor.dtype.name not in FLOATS:
             raise ValueError(
-                f"{name} is {tensor.dtype}; parameters are one of {', '.join(_FLOATS)}."
+                f"{name} is {tensor.dtype}; parameters are one of {', '.join(FLOATS)}."
             )
         yield name, tensor
+
+
+def _below(place: str, arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the arrays below a place in the tree, by the rest of their names."""
+    return {
+        name.removeprefix(place): tensor
+        for name, tensor in arrays.items()
+        if name.startswith(place)
+    }
 
 
 def expected(
@@ -241,11 +245,7 @@ def _moments(
     arrays: Mapping[str, Tensor],
 ) -> tuple[Moments | None, tuple[str, ...]]:
     """Returns Adafactor's state, and a line on why it is left out if it is."""
-    states = {
-        name.removeprefix(STATES): tensor
-        for name, tensor in arrays.items()
-        if name.startswith(STATES)
-    }
+    states = _below(STATES, arrays)
     if not states:
         return None, ()
     try:

@@ -23,6 +23,8 @@ from numpy.typing import DTypeLike
 
 Region = tuple[slice, ...]
 BFLOAT16: Final[np.dtype[Any]] = np.dtype(ml_dtypes.bfloat16)
+# The dtypes that parameters of others may have.
+FLOATS: Final = ("float32", "bfloat16", "float16", "float64")
 # What one piece may take; a handful of them exist at once.
 PIECE_BYTES: Final = 16 * 2**20
 
