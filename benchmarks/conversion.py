@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ul2.interop import presets, t5x_writing
+from ul2.interop import presets, t5x_writing, vocabulary
 from ul2.interop.checkpoint import Checkpoint
 from ul2.interop.model import param_shapes
 from ul2.interop.staging import Staging
@@ -66,7 +66,7 @@ def write_source(out: Path, preset: str) -> int:
         architecture="encoder_decoder",
         config=config,
         preset=preset,
-        vocab=presets.T5_VOCAB,
+        vocab=vocabulary.T5_VOCAB,
         tokenizer=None,
         step=1000,
         params=params,

@@ -8,8 +8,8 @@ from checkpoint_toys import make_checkpoint
 from text_toys import train_foreign
 
 from ul2.interop import huggingface, huggingface_tokenizer, huggingface_vocab
-from ul2.interop.presets import T5_VOCAB
 from ul2.interop.staging import Staging
+from ul2.interop.vocabulary import T5_VOCAB
 from ul2.tasks.tokenizer import open_tokenizer, train_tokenizer
 
 ROWS = 512

@@ -132,17 +132,10 @@ def _num_sentinels(options: argparse.Namespace) -> int:
 
 
 def _open_vocab(options: argparse.Namespace) -> Any:
-    """Opens a foreign vocabulary; one without sentinels is given some.
+    """Opens a foreign vocabulary; one without sentinels is given some."""
+    from ul2.interop.vocabulary import open_foreign
 
-    Modes are written as the released models write them, unless the vocabulary has the
-    paper's as ids of their own.
-    """
-    from ul2.tasks.tokenizer import open_tokenizer
-    from ul2.vocab import MODES
-
-    plain = open_tokenizer(options.vocab)
-    own = all(len(plain.vocab.mode(mode)) == 1 for mode in MODES)
-    added = options.num_sentinels or 0
-    if not plain.vocab.sentinel_ids:
-        added = _num_sentinels(options)
-    return open_tokenizer(options.vocab, added, "paper" if own else "released")
+    opened = open_foreign(Path(options.vocab), options.num_sentinels or 0)
+    if opened.vocab.sentinel_ids or options.num_sentinels is not None:
+        return opened
+    return open_foreign(Path(options.vocab), _num_sentinels(options))

@@ -22,7 +22,6 @@ TOKENIZER: Final = "tokenizer.json"
 TOKENIZER_CONFIG: Final = "tokenizer_config.json"
 ADDED_TOKENS: Final = "added_tokens.json"
 _SENTINEL: Final = re.compile(r"▁?<extra_id_(\d{1,5})>")
-_T5_SENTINELS: Final = 100
 
 
 def find(
@@ -90,9 +89,9 @@ def _find(
 def _open(path: Path, file: Path, rows: int) -> Tokenizer:
     """Opens a SentencePiece model with the sentinels that the directory declares."""
     declared = dict(_declared_sentinels(path))
-    count = len(declared)
-    if not declared:
-        count = _default_sentinels(path, open_tokenizer(file).vocab.size, rows)
+    plain, count = open_tokenizer(file).vocab, 0
+    if not plain.sentinel_ids:
+        count = len(declared) or _default_sentinels(path, plain.size, rows)
     opened = vocabulary.open_foreign(file, count)
     ids = dict(enumerate(opened.vocab.sentinel_ids))
     for index, (token, source) in declared.items():
@@ -112,7 +111,8 @@ def _default_sentinels(path: Path, size: int, rows: int) -> int:
         if type(count) is int and 0 <= count <= rows:
             return count
     # A model trained by others may have no room for T5's.
-    return _T5_SENTINELS if size + _T5_SENTINELS <= rows else 0
+    has_room = size + vocabulary.T5_SENTINELS <= rows
+    return vocabulary.T5_SENTINELS if has_room else 0
 
 
 def _declared_sentinels(path: Path) -> Iterator[tuple[int, tuple[int, str]]]:

@@ -10,30 +10,7 @@ import difflib
 from typing import Any, Final
 
 from ul2.models.config import ModelConfig
-from ul2.vocab import Vocab
 
-# The vocabulary of T5, UL2 and Flan: `cc_all.32000` with seqio's 100 extra ids.
-T5_VOCAB: Final = Vocab(
-    size=32100,
-    padded_size=32128,
-    pad_id=0,
-    eos_id=1,
-    unk_id=2,
-    start_id=0,
-    sentinel_ids=tuple(range(32099, 31999, -1)),
-    mode_ids={
-        "[R]": (784, 448, 908),
-        "[S]": (784, 134, 908),
-        "[X]": (784, 4, 908),
-        "[NLU]": (784, 567, 9138, 908),
-        "[S2S]": (784, 134, 357, 134, 908),
-        "[NLG]": (784, 18207, 517, 908),
-    },
-    mode_convention="released",
-    tokenizer_sha256=(
-        "d60acb128cf7b7f2536e8f38a5b18a05535c9e14c7a355904270e15b0945ea86"
-    ),
-)
 _T5_ROWS, _MT5_ROWS, _UMT5_ROWS = 32128, 250112, 256384
 
 

@@ -5,13 +5,34 @@ import json
 from pathlib import Path
 from typing import Final
 
-from ul2.interop.presets import T5_VOCAB
 from ul2.tasks.tokenizer import Tokenizer, open_tokenizer
 from ul2.vocab import MODES, Vocab
 
 CONTRACT: Final = "ul2_vocab.json"
 TOKENIZER: Final = "tokenizer.model"
-_T5_SENTINELS: Final = 100
+# The vocabulary of T5, UL2 and Flan: `cc_all.32000` with seqio's 100 extra ids.
+T5_VOCAB: Final = Vocab(
+    size=32100,
+    padded_size=32128,
+    pad_id=0,
+    eos_id=1,
+    unk_id=2,
+    start_id=0,
+    sentinel_ids=tuple(range(32099, 31999, -1)),
+    mode_ids={
+        "[R]": (784, 448, 908),
+        "[S]": (784, 134, 908),
+        "[X]": (784, 4, 908),
+        "[NLU]": (784, 567, 9138, 908),
+        "[S2S]": (784, 134, 357, 134, 908),
+        "[NLG]": (784, 18207, 517, 908),
+    },
+    mode_convention="released",
+    tokenizer_sha256=(
+        "d60acb128cf7b7f2536e8f38a5b18a05535c9e14c7a355904270e15b0945ea86"
+    ),
+)
+T5_SENTINELS: Final = len(T5_VOCAB.sentinel_ids)
 
 
 def find(
@@ -76,21 +97,24 @@ def _find(
 
 
 def open_foreign(path: Path, extra_sentinels: int | None = None) -> Tokenizer:
-    """Opens a SentencePiece model; one without sentinels gets some.
+    """Opens a SentencePiece model of others.
 
     Modes are written as the released models write them, unless the model has the
     paper's as ids of their own.
 
     Args:
         path: the model file.
-        extra_sentinels: how many to add if it has none; by default T5's hundred.
+        extra_sentinels: how many to add; by default T5's hundred to a model that has
+            none.
+
+    Raises:
+        ValueError: as `open_tokenizer` does, which adds none to sentinels of its own.
     """
     plain = open_tokenizer(path)
     own = all(len(plain.vocab.mode(mode)) == 1 for mode in MODES)
-    added = 0
-    if not plain.vocab.sentinel_ids:
-        added = _T5_SENTINELS if extra_sentinels is None else extra_sentinels
-    return open_tokenizer(path, added, "paper" if own else "released")
+    if extra_sentinels is None:
+        extra_sentinels = 0 if plain.vocab.sentinel_ids else T5_SENTINELS
+    return open_tokenizer(path, extra_sentinels, "paper" if own else "released")
 
 
 def read_contract(directory: Path) -> tuple[Vocab, bytes | None]:
