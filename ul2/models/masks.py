@@ -8,6 +8,7 @@ needs no mask, because attention never runs over more than one example. Nothing 
 size L x S exists until `materialize`, where it fuses into the softmax.
 """
 
+import abc
 import dataclasses
 
 from jaxtyping import Array, Bool, Int
@@ -16,14 +17,14 @@ from jaxtyping import Array, Bool, Int
 MaskArray = Bool[Array, "#B #N #L #S"]
 
 
-class Mask:
+class Mask(abc.ABC):
     """Which keys each query sees."""
 
+    @abc.abstractmethod
     def materialize(
         self, queries: Int[Array, " L"], keys: Int[Array, " S"]
     ) -> MaskArray:
         """Returns True where the query at one position sees the key at another."""
-        raise NotImplementedError
 
     def __and__(self, other: "Mask") -> "Mask":
         return _Both(self, other)
