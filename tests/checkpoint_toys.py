@@ -3,14 +3,15 @@
 import dataclasses
 from pathlib import Path
 
-import jax.numpy as jnp
+import jax
 import numpy as np
-from flax import traverse_util
 
+from ul2.interop import model
 from ul2.interop.checkpoint import Checkpoint
-from ul2.interop.model import define, param_shapes
+from ul2.interop.staging import Staging
 from ul2.interop.tensors import dtype_of, from_array
 from ul2.models.config import ModelConfig
+from ul2.sharding.mesh import make_mesh
 from ul2.vocab import Vocab
 
 SIZES = {
@@ -59,7 +60,7 @@ def random_params(architecture, config, seed=0, dtype="float32"):
     """Draws parameters, each with a gain per column, so that a transpose shows."""
     rng = np.random.default_rng(seed)
     params = {}
-    for path, shape in param_shapes(architecture, config).items():
+    for path, shape in model.param_shapes(architecture, config).items():
         if path.endswith("scale"):
             values = rng.uniform(0.5, 1.5, shape)
         elif path.endswith("rel_embedding"):
@@ -90,12 +91,22 @@ def make_checkpoint(
     )
 
 
+def with_param(checkpoint, path, values):
+    """Returns the checkpoint with other values for one parameter."""
+    params = {**checkpoint.params, path: from_array(path, values)}
+    return dataclasses.replace(checkpoint, params=params)
+
+
+def save(write, checkpoint, out, dtype=None, **options):
+    """Writes a checkpoint with the `write` of a format; returns where it is."""
+    staging = Staging(out, {})
+    write(checkpoint, staging, dtype, **options)
+    staging.commit()
+    return out
+
+
 def build(checkpoint):
-    """Returns the model of a checkpoint, which computes in float32."""
+    """Returns the model of a checkpoint, on one device, which computes in float32."""
     config = dataclasses.replace(checkpoint.config, dtype="float32")
-    flat = {
-        path: jnp.asarray(tensor.read().astype(np.float32))
-        for path, tensor in checkpoint.params.items()
-    }
-    params = traverse_util.unflatten_dict(flat, sep=".")
-    return define(checkpoint.architecture, config).merge(params)
+    checkpoint = dataclasses.replace(checkpoint, config=config)
+    return model.build(checkpoint, make_mesh("auto", jax.devices()[:1]))

@@ -7,7 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
-from checkpoint_toys import make_checkpoint
+from checkpoint_toys import make_checkpoint, save, with_param
 
 from ul2 import cli, interop
 from ul2.interop import certificate, conversion, own, streamed, t5x_writing
@@ -31,10 +31,7 @@ def assert_same_params(found, expected):
 
 def written(tmp_path, name="source", kind="ul2", **changes):
     """Writes a toy in our format and returns where it is."""
-    staging = Staging(tmp_path / name, {})
-    own.write(make_checkpoint(kind, **changes), staging, None)
-    staging.commit()
-    return tmp_path / name
+    return save(own.write, make_checkpoint(kind, **changes), tmp_path / name)
 
 
 ROUTES = (
@@ -103,12 +100,7 @@ def test_export_that_changed_since_is_not_converted_again(to, tmp_path):
     found = open_checkpoint(tmp_path / "out")
     table = np.array(found.params["embedder.embedding"].read())
     table[3, 5] += 1
-    changed = dataclasses.replace(
-        found.params["embedder.embedding"], read_region=table.__getitem__
-    )
-    damaged = dataclasses.replace(
-        found, params={**found.params, "embedder.embedding": changed}
-    )
+    damaged = with_param(found, "embedder.embedding", table)
     with pytest.raises(ValueError, match=r"has changed since .*copy it again"):
         convert(damaged, "ul2", tmp_path / "again")
     assert not (tmp_path / "again").exists()
@@ -118,13 +110,7 @@ def test_numbers_that_are_not_finite_leave_nothing_behind(tmp_path):
     source = make_checkpoint("ul2")
     broken = np.array(source.params["decoder.layers.mlp.wo"].read())
     broken[1, 2, 3] = np.nan
-    params = {
-        **source.params,
-        "decoder.layers.mlp.wo": dataclasses.replace(
-            source.params["decoder.layers.mlp.wo"], read_region=broken.__getitem__
-        ),
-    }
-    source = dataclasses.replace(source, params=params)
+    source = with_param(source, "decoder.layers.mlp.wo", broken)
     for to in conversion.WRITERS:
         with pytest.raises(ValueError, match="NaN or infinity"):
             convert(source, to, tmp_path / "out")
@@ -227,13 +213,9 @@ def test_streamed_logits_are_those_of_the_whole_model(tmp_path):
 
 def test_export_that_is_another_model_is_found_out(tmp_path):
     source = open_checkpoint(written(tmp_path))
-    params = {**source.params}
-    table = np.array(params["encoder.layers.attention.key"].read())
-    table[1] = table[1][::-1]
-    params["encoder.layers.attention.key"] = dataclasses.replace(
-        params["encoder.layers.attention.key"], read_region=table.__getitem__
-    )
-    other = dataclasses.replace(source, params=params)
+    kernels = np.array(source.params["encoder.layers.attention.key"].read())
+    kernels[1] = kernels[1][::-1]
+    other = with_param(source, "encoder.layers.attention.key", kernels)
     with pytest.raises(ValueError, match=r"encoder\.layers\.attention\.key is another"):
         certificate.compare(source, other)
     assert certificate.max_logit_difference(source, other) > 1e-3

@@ -1,23 +1,19 @@
 """Models of transformers: the originals' numbers, nothing lost, nothing false read."""
 
 import dataclasses
+import functools
 import json
 import re
-from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
-from checkpoint_toys import KINDS, build, make_checkpoint
-from tolerances import LOGITS_ATOL
+from checkpoint_toys import KINDS, build, make_checkpoint, save
+from golden_batches import GOLDENS, assert_logits_match, read_batch
 
-from ul2.batch import Batch, one_per_row
 from ul2.interop import huggingface, safetensors
 from ul2.interop.staging import Staging
 from ul2.interop.tensors import dtype_of, from_array
 
-GOLDENS = Path(__file__).parents[1] / "goldens"
-COLUMNS = np.arange(0, 512, 16)  # of the logits that the goldens keep
 GOLDEN_CONFIG = {
     "model_type": "t5",
     "vocab_size": 512,
@@ -92,24 +88,6 @@ def theirs_name(name):
     return f"{stack}.block.{index}.layer.{part}.weight"
 
 
-def make_batch(inputs, decoder_inputs, targets):
-    encoder = one_per_row([row[row > 0] for row in inputs], inputs.shape[1])
-    lengths = (targets > 0).sum(axis=1)
-    rows = [row[:n] for row, n in zip(decoder_inputs, lengths, strict=True)]
-    return Batch(
-        encoder=encoder,
-        decoder=one_per_row(rows, targets.shape[1]),
-        targets=targets,
-        loss_weights=(targets > 0).astype(np.float32),
-        denoiser_ids=np.zeros_like(targets),
-        prefix_lengths=np.zeros((len(targets), 1), np.int32),
-    )
-
-
-def logits_of(checkpoint, batch):
-    return np.asarray(jax.jit(lambda m, b: m.logits(b))(build(checkpoint), batch))
-
-
 def assert_same_params(one, other):
     assert one.params.keys() == other.params.keys()
     for path, tensor in one.params.items():
@@ -118,11 +96,7 @@ def assert_same_params(one, other):
         assert other.params[path].read().tobytes() == tensor.read().tobytes(), path
 
 
-def export(checkpoint, out, dtype=None, **options):
-    staging = Staging(out, {})
-    huggingface.write(checkpoint, staging, dtype, **options)
-    staging.commit()
-    return out
+export = functools.partial(save, huggingface.write)
 
 
 def export_arrays(kind, out, **changes):
@@ -150,16 +124,7 @@ def test_logits_of_original_software_are_reached(tmp_path, name, head, case):
     path = write_model(tmp_path / "model", theirs_from_t5x(golden), fields)
     checkpoint = huggingface.read(path)
     assert checkpoint.config.tied_embeddings == head.startswith("tied")
-    names = ("encoder_input_tokens", "decoder_input_tokens", "decoder_target_tokens")
-    batch = make_batch(*(golden[f"{case}/in/{name}"] for name in names))
-    logits, valid = logits_of(checkpoint, batch), batch.targets > 0
-    if f"{case}/positions" in golden.files:
-        at = golden[f"{case}/positions"]
-        logits, valid = logits[:, at], valid[:, at]
-    expected = golden[f"{case}/out/logits"]
-    np.testing.assert_allclose(
-        logits[..., COLUMNS][valid], expected[valid], rtol=0, atol=LOGITS_ATOL
-    )
+    assert_logits_match(golden, case, build(checkpoint), read_batch(golden, case))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

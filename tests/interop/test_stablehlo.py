@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from checkpoint_toys import with_param
 from flax import nnx
 from stablehlo_toys import (
     ARCHITECTURES,
@@ -25,7 +26,7 @@ from ul2.batch import Batch, one_per_row
 from ul2.decoding.greedy import greedy
 from ul2.interop import presets, stablehlo, stablehlo_loader
 from ul2.interop.model import param_shapes
-from ul2.interop.tensors import cast, filled, from_array
+from ul2.interop.tensors import cast, filled
 from ul2.models.config import ModelConfig
 from ul2.vocab import Vocab
 
@@ -335,8 +336,7 @@ def test_certificate_sees_one_changed_number(checkpoints, exports):
     checkpoint = checkpoints["decoder_only"]
     values = checkpoint.params[path].read().copy()
     values[1, 3, 5] += 1
-    params = {**checkpoint.params, path: from_array(path, values)}
-    other = dataclasses.replace(checkpoint, params=params)
+    other = with_param(checkpoint, path, values)
     folder = exports["decoder_only"]
     assert stablehlo.max_logit_difference(checkpoint, folder) <= LOGITS_ATOL
     assert stablehlo.max_logit_difference(other, folder) > 100 * LOGITS_ATOL

@@ -10,7 +10,7 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
-from checkpoint_toys import KINDS, make_checkpoint
+from checkpoint_toys import KINDS, build, make_checkpoint, save
 from flax import serialization, traverse_util
 from golden_batches import GOLDENS, assert_logits_match, read_batch
 from model_fixtures import make_batch, packed_rows
@@ -18,13 +18,11 @@ from tolerances import LOGITS_ATOL
 
 from ul2.interop import presets, t5x, t5x_writing
 from ul2.interop.checkpoint import Moments
-from ul2.interop.model import build, param_shapes
-from ul2.interop.staging import Staging
+from ul2.interop.model import param_shapes
 from ul2.interop.t5x_moments import keeps_rows
 from ul2.interop.t5x_names import Layout, place
 from ul2.interop.tensors import from_array
 from ul2.models.config import ModelConfig
-from ul2.sharding.mesh import make_mesh
 
 VARIANTS = (
     "gzip_f32",
@@ -49,12 +47,20 @@ def checkpoint_of(formats: Path, variant: str) -> Path:
     return formats / variant / "checkpoint_2"
 
 
-def theirs(checkpoint) -> dict[str, np.ndarray]:
-    """Returns a checkpoint by T5X's names, as its writer would lay it out."""
-    layout = t5x_writing.layout_of(checkpoint)
+def theirs(checkpoint, layout=None) -> dict[str, np.ndarray]:
+    """Returns a checkpoint by T5X's names, by default as its writer lays it out."""
+    layout = layout or t5x_writing.layout_of(checkpoint)
     return {
         name: tensor.read()
         for name, tensor in t5x_writing.to_theirs(checkpoint, layout).items()
+    }
+
+
+def their_params(checkpoint) -> dict[str, np.ndarray]:
+    """Returns the parameters of a checkpoint without moments, by T5X's names."""
+    return {
+        name.removeprefix("target/"): array
+        for name, array in theirs(checkpoint).items()
     }
 
 
@@ -92,7 +98,7 @@ def test_logits_and_loss_of_what_t5x_wrote(formats):
         targets=targets,
         loss_weights=expected["in/decoder_loss_weights"],
     )
-    model = build(found, make_mesh("auto", jax.devices()[:1]))
+    model = build(found)
     valid = targets > 0
     np.testing.assert_allclose(
         np.asarray(model.logits(batch))[valid],
@@ -145,7 +151,7 @@ def test_every_layout_gives_the_golden_logits(name, tmp_path):
     path = write_inline(tmp_path / "checkpoint_7", target)
     found = t5x.read(path, activation="silu")
     assert (found.layout, found.architecture) == (layout, architecture)
-    model = build(found, make_mesh("auto", jax.devices()[:1]))
+    model = build(found)
     batch = read_batch(golden, case, architecture)
     assert_logits_match(golden, case, model, batch)
 
@@ -204,19 +210,14 @@ def assert_same_checkpoint(found, expected):
 def test_round_trip_is_exact(kind, dtype, tmp_path):
     source = make(kind, dtype=dtype)
     source = dataclasses.replace(source, step=41, moments=random_moments(source))
-    staging = Staging(tmp_path / "out", {})
-    t5x_writing.write(source, staging, None)
-    staging.commit()
-    found = t5x.read(tmp_path / "out")
+    found = t5x.read(save(t5x_writing.write, source, tmp_path / "out"))
     assert found.step == 41
     assert_same_checkpoint(found, source)
 
 
 def test_checkpoint_is_written_as_t5x_writes_it(formats, tmp_path):
     original = checkpoint_of(formats, "gzip_f32")
-    staging = Staging(tmp_path / "out", {})
-    t5x_writing.write(t5x.read(original), staging, None)
-    staging.commit()
+    save(t5x_writing.write, t5x.read(original), tmp_path / "out")
     ours, wanted = (
         serialization.msgpack_restore((folder / "checkpoint").read_bytes())
         for folder in (tmp_path / "out", original)
@@ -249,11 +250,7 @@ def test_relative_bias_in_every_layer_that_is_not_scanned(tmp_path):
 def check_layout(source, layout, tmp_path):
     """Lays a checkpoint out, opens it, and compares parameters and moments."""
     source = dataclasses.replace(source, moments=random_moments(source))
-    arrays = {
-        name: tensor.read()
-        for name, tensor in t5x_writing.to_theirs(source, layout).items()
-    }
-    tree = traverse_util.unflatten_dict(arrays, sep="/")
+    tree = traverse_util.unflatten_dict(theirs(source, layout), sep="/")
     target = traverse_util.flatten_dict(tree["target"], sep="/")
     path = write_inline(
         tmp_path / "checkpoint_7",
@@ -268,10 +265,7 @@ def check_layout(source, layout, tmp_path):
 
 def test_bfloat16_of_version_2_is_read(tmp_path):
     source = make("t5_1_0", dtype="bfloat16")
-    arrays = {
-        name.removeprefix("target/"): array.view(np.uint16)
-        for name, array in theirs(source).items()
-    }
+    arrays = {n: a.view(np.uint16) for n, a in their_params(source).items()}
     content = serialization.msgpack_serialize(
         {
             "version": 2,
@@ -348,10 +342,7 @@ def test_spec_that_its_array_does_not_fit_is_refused(
 
 
 def test_parameter_of_integers_is_refused(tmp_path):
-    arrays = {
-        name.removeprefix("target/"): array
-        for name, array in theirs(make("ul2")).items()
-    }
+    arrays = their_params(make("ul2"))
     arrays["encoder/encoder_norm/scale"] = np.ones(32, np.int32)
     path = write_inline(tmp_path / "checkpoint_7", arrays)
     with pytest.raises(ValueError, match="target/encoder/encoder_norm/scale is int32"):
@@ -359,10 +350,7 @@ def test_parameter_of_integers_is_refused(tmp_path):
 
 
 def test_missing_extra_and_misshaped_arrays_are_named_together(tmp_path):
-    arrays = {
-        name.removeprefix("target/"): array
-        for name, array in theirs(make("ul2")).items()
-    }
+    arrays = their_params(make("ul2"))
     del arrays["encoder/layers_1/mlp/wi_1/kernel"]
     arrays["encoder/layers_1/mlp/extra/kernel"] = np.ones((2, 2), np.float32)
     arrays["decoder/layers_0/mlp/wo/kernel"] = np.ones((40, 31), np.float32)
@@ -413,7 +401,7 @@ ACTIVATIONS = {
 def test_activation_is_found_beside_the_checkpoint(tmp_path, text, above):
     folder = tmp_path / "run" / "checkpoints"
     folder.mkdir(parents=True)
-    arrays = {n.removeprefix("target/"): a for n, a in theirs(make("ul2")).items()}
+    arrays = their_params(make("ul2"))
     path = write_inline(folder / "checkpoint_7", arrays)
     name = "config.json" if text.startswith("{") else "config.gin"
     # A file has no inside: its own folder is the nearest.
@@ -424,7 +412,7 @@ def test_activation_is_found_beside_the_checkpoint(tmp_path, text, above):
 
 
 def test_activation_that_nothing_says_is_assumed_aloud(tmp_path):
-    arrays = {n.removeprefix("target/"): a for n, a in theirs(make("ul2")).items()}
+    arrays = their_params(make("ul2"))
     path = write_inline(tmp_path / "checkpoint_7", arrays)
     found = t5x.read(path)
     assert found.config.activation == "silu"
@@ -435,7 +423,7 @@ def test_activation_that_nothing_says_is_assumed_aloud(tmp_path):
 
 
 def test_newest_of_several_checkpoints_is_taken(tmp_path):
-    arrays = {n.removeprefix("target/"): a for n, a in theirs(make("ul2")).items()}
+    arrays = their_params(make("ul2"))
     for step in (5, 100, 20):
         write_inline(
             tmp_path / f"checkpoint_{step}", arrays, step=np.asarray(step, np.int32)

@@ -1,14 +1,15 @@
 """Models of transformers give our logits, and ours theirs, whoever wrote the files."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
-from checkpoint_toys import KINDS, build, make_checkpoint
+from checkpoint_toys import KINDS, build, make_checkpoint, save
 from tolerances import LOGITS_ATOL, LOSS_RTOL
 
 from ul2.batch import Batch, one_per_row
 from ul2.interop import huggingface
-from ul2.interop.staging import Staging
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -75,11 +76,7 @@ def assert_same_model(checkpoint, theirs):
     np.testing.assert_allclose(np.mean(losses), out.loss.item(), rtol=LOSS_RTOL)
 
 
-def export(checkpoint, out, dtype=None, **options):
-    staging = Staging(out, {})
-    huggingface.write(checkpoint, staging, dtype, **options)
-    staging.commit()
-    return out
+export = functools.partial(save, huggingface.write)
 
 
 def load(path):
