@@ -7,14 +7,25 @@ from tolerances import LOGITS_ATOL, LOSS_RTOL
 
 from ul2.batch import Batch
 
-__all__ = ["COLUMNS", "GOLDENS", "assert_logits_match", "read_batch"]
+__all__ = [
+    "COLUMNS",
+    "GOLDENS",
+    "assert_logits_match",
+    "read_batch",
+    "read_batch_at",
+]
 
 COLUMNS = np.arange(0, 512, 16)  # the columns of the logits that the goldens keep
 
 
 def read_batch(golden, case, architecture="encoder_decoder", **shape):
+    """Reads the batch of a case."""
+    return read_batch_at(golden, f"{case}/in/", architecture, **shape)
+
+
+def read_batch_at(golden, place, architecture="encoder_decoder", **shape):
     """Turns the features of seqio's converters into a `Batch`."""
-    feature = {key: golden.get(f"{case}/in/{key}") for key in _FEATURES}
+    feature = {key: golden.get(f"{place}{key}") for key in _FEATURES}
     targets = feature["decoder_target_tokens"]
     segments = feature["decoder_segment_ids"]
     if segments is None:

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from checkpoint_toys import KINDS, build, make_checkpoint, save
 from flax import serialization, traverse_util
-from golden_batches import GOLDENS, assert_logits_match, read_batch
-from model_fixtures import make_batch, packed_rows
-from tolerances import LOGITS_ATOL
+from golden_batches import GOLDENS, assert_logits_match, read_batch, read_batch_at
+from model_fixtures import cross_entropy
+from tolerances import LOGITS_ATOL, LOSS_RTOL
 
 from ul2.interop import presets, t5x, t5x_writing
 from ul2.interop.checkpoint import Moments
@@ -84,28 +84,14 @@ def test_what_t5x_wrote_is_read_to_the_bit(formats, variant):
 def test_logits_and_loss_of_what_t5x_wrote(formats):
     expected = np.load(formats / "expected.npz")
     found = t5x.read(checkpoint_of(formats, "gzip_f32"))
-    inputs, targets = (
-        expected["in/encoder_input_tokens"],
-        expected["in/decoder_target_tokens"],
-    )
-    batch = make_batch(
-        packed_rows(inputs, (inputs > 0).astype(np.int32), length=inputs.shape[1]),
-        packed_rows(
-            expected["in/decoder_input_tokens"],
-            (targets > 0).astype(np.int32),
-            length=targets.shape[1],
-        ),
-        targets=targets,
-        loss_weights=expected["in/decoder_loss_weights"],
-    )
-    model = build(found)
-    valid = targets > 0
+    batch = read_batch_at(expected, "in/")
+    logits = np.asarray(build(found).logits(batch))
+    valid = np.asarray(batch.targets) > 0
     np.testing.assert_allclose(
-        np.asarray(model.logits(batch))[valid],
-        expected["out/logits"][valid],
-        rtol=0,
-        atol=LOGITS_ATOL,
+        logits[valid], expected["out/logits"][valid], rtol=0, atol=LOGITS_ATOL
     )
+    loss = cross_entropy(logits, batch)
+    np.testing.assert_allclose(loss, expected["out/loss"], rtol=LOSS_RTOL)
 
 
 # T5X's layouts, and the golden with parameters and outputs of each.
