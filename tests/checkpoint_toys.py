@@ -77,6 +77,12 @@ def make_checkpoint(
 ):
     config = ModelConfig(**{**SIZES, **KINDS[kind], **changes})
     params = random_params(architecture, config, dtype=dtype)
+    vocab = dataclasses.replace(VOCAB, padded_size=config.vocab_size)
+    return checkpoint_of(architecture, config, params, vocab)
+
+
+def checkpoint_of(architecture, config, params, vocab, tokenizer=None):
+    """Returns a checkpoint of arrays in memory."""
     return Checkpoint(
         path=Path("toy"),
         format="ul2",
@@ -84,8 +90,8 @@ def make_checkpoint(
         architecture=architecture,
         config=config,
         preset=None,
-        vocab=dataclasses.replace(VOCAB, padded_size=config.vocab_size),
-        tokenizer=None,
+        vocab=vocab,
+        tokenizer=tokenizer,
         step=7,
         params={path: from_array(path, value) for path, value in params.items()},
     )

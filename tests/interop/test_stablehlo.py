@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from checkpoint_toys import with_param
+from checkpoint_toys import build, with_param
 from flax import nnx
 from stablehlo_toys import (
     ARCHITECTURES,
@@ -18,7 +18,6 @@ from stablehlo_toys import (
     START,
     VOCAB,
     make_checkpoint,
-    make_model,
 )
 from tolerances import REORDERED_SUM_ATOL, REORDERED_SUM_RTOL
 
@@ -72,7 +71,7 @@ def logits_of(checkpoint, encoder_rows, decoder_rows, prefix_lengths=None):
         denoiser_ids=decoder.segment_ids,
         prefix_lengths=np.asarray(prefix_lengths, np.int32)[:, None],
     )
-    graphdef, state = nnx.split(make_model(checkpoint))
+    graphdef, state = nnx.split(build(checkpoint))
     logits = jax.jit(lambda state: nnx.merge(graphdef, state).logits(batch))(state)
     return np.asarray(logits), decoder.segment_ids > 0
 
@@ -190,7 +189,7 @@ def test_prefix_is_read_in_both_directions_and_targets_in_one(loaded):
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_generate_writes_what_greedy_decoding_writes(checkpoints, loaded, architecture):
     inputs = [[52, 10, 11, 12, EOS], [13, EOS], [53, *range(20, 40), EOS]]
-    model = make_model(checkpoints[architecture])
+    model = build(checkpoints[architecture])
     expected = greedy(model, inputs, VOCAB, max_tokens=9)
     assert any(expected)
     assert loaded[architecture].generate(inputs, max_tokens=9) == expected
@@ -220,7 +219,7 @@ def test_fixed_lengths_are_exported_and_padded_to(checkpoints, tmp_path):
     arguments = model.manifest["functions"]["decode"]["arguments"]
     assert [one["shape"] for one in arguments] == [["b", 12, 16], ["b", 12], ["b", 5]]
     assert stablehlo.max_logit_difference(checkpoint, tmp_path) <= LOGITS_ATOL
-    expected = greedy(make_model(checkpoint), [[7, EOS]], VOCAB, max_tokens=5)
+    expected = greedy(build(checkpoint), [[7, EOS]], VOCAB, max_tokens=5)
     assert model.generate([[7, EOS]], max_tokens=5) == expected
     assert stablehlo_loader.check(model).startswith("ok")
     with pytest.raises(ValueError, match=r"13 ids in a row.*inputs_length=12"):
