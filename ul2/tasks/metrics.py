@@ -155,6 +155,20 @@ def normalize_answer(text: str) -> str:
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
 
 
+def with_average(*metrics: Metric) -> Metric:
+    """Returns a metric: all scores of some, and `average`, their mean."""
+
+    def scores_and_average(
+        targets: Sequence[Any], predictions: Sequence[Any]
+    ) -> dict[str, float]:
+        scores: dict[str, float] = {}
+        for metric in metrics:
+            scores |= metric(targets, predictions)
+        return {**scores, "average": sum(scores.values()) / len(scores)}
+
+    return scores_and_average
+
+
 def of_labels(metric: Metric) -> Metric:
     """Returns a metric of targets `(label, group)` that looks at the labels alone."""
 

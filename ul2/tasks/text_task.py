@@ -1,7 +1,7 @@
 """`TextTask`: a supervised task as data, from a data set's row to a score.
 
-    row         {"question": "is it red", "passage": "Roses are red.", "label": 1}
-    examples    TextExample(inputs="boolq question: is it red passage: Roses are red.",
+    row         {"passage": "Roses are red.", "question": "is it red", "label": 1}
+    examples    TextExample(inputs="boolq passage: Roses are red. question: is it red",
                             targets="True", choices=("False", "True"))
     prediction  "True"  -> postprocess -> 1
     score       metrics([1], [1]) -> {"accuracy": 100.0}
@@ -26,7 +26,9 @@ class TextExample:
 
     Attributes:
         inputs: without mode.
-        targets: one right output; the first reference where there are several.
+        targets: one right output; the first reference where there are several. Empty
+            in a split whose right outputs its authors keep to themselves: a model can
+            answer, and nobody can score.
         choices: all outputs that the task allows, `targets` among them; empty where
             the output is free. Rank classification scores each.
         meta: whatever postprocessing and metrics need, as JSON values: further
@@ -69,6 +71,19 @@ class Files:
     home: str
 
 
+@dataclasses.dataclass(frozen=True)
+class Seqio:
+    """A task that a user's own module has put in seqio's registry.
+
+    Attributes:
+        name: what it is registered as.
+        splits: our name of a split to its own.
+    """
+
+    name: str
+    splits: Mapping[str, str]
+
+
 def stripped(prediction: str, example: TextExample) -> Any:
     """Returns the prediction itself."""
     del example
@@ -83,6 +98,7 @@ class TextTask:
         name: what users call it.
         source: where the rows come from.
         to_examples: makes the examples of one row; rows that are none make none.
+        to_training_examples: the same for the split `train`, where it differs.
         metrics: each `metric(targets, predictions) -> {name: score}`, of what
             `postprocess` returned; percentages where the field prints percentages.
         postprocess: makes what the metrics compare from an output and its example.
@@ -91,20 +107,40 @@ class TextTask:
         validation_metric: which of the scores chooses between checkpoints.
         inputs_length: tokens of inputs that suit the data.
         targets_length: tokens of targets that suit the data.
+        exemplars_share: what an example has in common with the exemplars in front of
+            it, a key of `meta` (MMLU: its subject); None for any exemplars.
     """
 
     name: str
-    source: Tfds | Files
+    source: Tfds | Files | Seqio
     to_examples: Callable[[Row], Iterable[TextExample]]
+    to_training_examples: Callable[[Row], Iterable[TextExample]] | None = None
     metrics: tuple[Metric, ...]
     postprocess: Callable[[str, TextExample], Any] = stripped
     target: Callable[[TextExample], Any] | None = None
     validation_metric: str
     inputs_length: int = 512
     targets_length: int = 64
+    exemplars_share: str | None = None
+
+    def examples_of(self, row: Row, split: str) -> Iterable[TextExample]:
+        """Returns the examples of one row of a split."""
+        if split == "train" and self.to_training_examples is not None:
+            return self.to_training_examples(row)
+        return self.to_examples(row)
 
     def target_of(self, example: TextExample) -> Any:
-        """Returns what a prediction for this example is compared with."""
+        """Returns what a prediction for this example is compared with.
+
+        Raises:
+            ValueError: the right output is not known.
+        """
+        if not example.targets:
+            raise ValueError(
+                f"task {self.name!r}: the right outputs of this split are not public, "
+                f"so nothing can be scored; use another of {list(self.source.splits)} "
+                "(--split)."
+            )
         if self.target is not None:
             return self.target(example)
         return self.postprocess(example.targets, example)
@@ -112,7 +148,13 @@ class TextTask:
     def score(
         self, examples: Sequence[TextExample], predictions: Sequence[str]
     ) -> dict[str, float]:
-        """Returns all scores of some outputs."""
+        """Returns all scores of some outputs.
+
+        Raises:
+            ValueError: there are no examples, or their right outputs are not known.
+        """
+        if not examples:
+            raise ValueError(f"task {self.name!r}: no example to score.")
         targets = [self.target_of(example) for example in examples]
         values = [
             self.postprocess(prediction, example)
