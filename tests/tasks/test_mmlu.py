@@ -28,6 +28,10 @@ def test_text_of_a_row(published):
     assert example.meta == {"subject": "college biology"}
 
 
+def test_exemplars_are_of_the_same_subject():
+    assert all(task.exemplars_share == "subject" for task in TASKS.values())
+
+
 @pytest.mark.parametrize("name", ["mmlu_anatomy", "mmlu_world_religions"])
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
 def test_letters_are_scored_in_any_form(name, split, published):

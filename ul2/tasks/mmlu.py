@@ -4,9 +4,9 @@
     targets  B
 
 Laid out as by its authors, whose line breaks are spaces here. Answers and choices are
-letters. The five questions a subject has for exemplars are the `train` split, so
-five-shot prompts are `shots=5` of a subject's task; the authors open each with a line
-that names the subject, which `meta` has. Of `mmlu`, all questions count the same.
+letters. The five questions a subject has for exemplars are the `train` split, and
+exemplars are of the subject of their question; the authors open a prompt with a line
+that names it, which `meta` has. Of `mmlu`, all questions count the same.
 """
 
 from typing import Final
@@ -123,6 +123,7 @@ def _task(name: str, files: str) -> TextTask:
         validation_metric="accuracy",
         inputs_length=1024,
         targets_length=8,
+        exemplars_share="subject",
     )
 
 
