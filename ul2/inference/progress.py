@@ -1,0 +1,80 @@
+"""Tells on stderr how many rows are answered: a bar, or lines in a log."""
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Final, Self
+
+import rich.console
+import rich.progress
+
+_SECONDS_BETWEEN_LINES: Final = 10.0
+
+
+class Progress:
+    """A progress report, used as a context manager."""
+
+    def __init__(
+        self,
+        num_rows: int,
+        *,
+        show: bool,
+        console: rich.console.Console | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Prepares the report.
+
+        Args:
+            num_rows: rows in all.
+            show: whether to report at all.
+            console: where to; stderr if None.
+            clock: returns seconds.
+        """
+        self._num_rows = num_rows
+        self._console = console or rich.console.Console(stderr=True)
+        self._clock = clock
+        self._done = self._done_before = 0
+        self._prints = show and not self._console.is_terminal
+        self._bar = rich.progress.Progress(
+            rich.progress.TextColumn("infer"),
+            rich.progress.BarColumn(),
+            rich.progress.MofNCompleteColumn(),
+            rich.progress.TextColumn("{task.fields[rate]}"),
+            rich.progress.TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+            disable=not (show and self._console.is_terminal),
+        )
+        self._task = self._bar.add_task("", total=num_rows, rate="")
+
+    def __enter__(self) -> Self:
+        self._started = self._reported = self._clock()
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def start_at(self, done: int) -> None:
+        """Notes rows that were answered before."""
+        self._done = self._done_before = done
+        self._bar.update(self._task, completed=done)
+
+    def add(self, rows: int) -> None:
+        """Counts rows that were answered, and reports them when it is time."""
+        self._done += rows
+        now = self._clock()
+        new = self._done - self._done_before
+        rate = f"{new / max(now - self._started, 1e-9):.1f} rows/s"
+        self._bar.update(self._task, completed=self._done, rate=rate)
+        if self._prints and now - self._reported >= _SECONDS_BETWEEN_LINES:
+            self._reported = now
+            self._console.print(
+                f"infer: {self._done:,} of {self._num_rows:,} rows, {rate}",
+                soft_wrap=True,
+            )
