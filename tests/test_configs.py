@@ -10,12 +10,18 @@ from ul2 import launch
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
 # Files that others include, and that make no run by themselves.
-WIRING = {"encoder_decoder", "decoder_only", "run", "adafactor"}
+WIRING = {"encoder_decoder", "decoder_only", "run", "loop", "adafactor"}
+# On tasks, not on text under an objective: tests/test_finetuning.py
+FINETUNING = {"finetune", "finetune_flan"}
 MODELS = sorted(
     p.stem for p in (CONFIGS / "models").glob("*.gin") if p.stem not in WIRING
 )
 OBJECTIVES = sorted(p.stem for p in (CONFIGS / "objectives").glob("*.gin"))
-RUNS = sorted(p.stem for p in (CONFIGS / "runs").glob("*.gin") if p.stem not in WIRING)
+RUNS = sorted(
+    p.stem
+    for p in (CONFIGS / "runs").glob("*.gin")
+    if p.stem not in WIRING | FINETUNING
+)
 MESHES = sorted(p.stem for p in (CONFIGS / "meshes").glob("*.gin"))
 # These would change what a size file says.
 SIZES = ("EMBED_DIM", "NUM_HEADS", "HEAD_DIM", "MLP_DIM", "NUM_DECODER_LAYERS")

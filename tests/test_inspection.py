@@ -15,7 +15,9 @@ from wiring_toys import flags, make_store
 
 from ul2 import cli, inspection, launch
 from ul2.batch import Packed
+from ul2.data.corpus import Corpus
 from ul2.data.loader import Loader
+from ul2.data.run_data import Example
 from ul2.models.decoder_only import DecoderOnly
 from ul2.models.encoder_decoder import EncoderDecoder
 from ul2.sharding.mesh import make_mesh
@@ -37,12 +39,12 @@ def read(arguments):
     return launch.read(files, bindings, launch.NOT_NEEDED_WITHOUT_TRAINING)
 
 
-def open_source(arguments, split="train"):
-    """Returns a recipe's source, and the tokenizer of its store."""
+def open_data(arguments):
+    """Returns a recipe's data, and the tokenizer of its store."""
     recipe = read(arguments)
-    opened, vocab = recipe.open_store()
-    tokenizer = open_with_vocab(opened.tokenizer_path, vocab)
-    return recipe.source(split, make_mesh(recipe.mesh)), tokenizer
+    data = recipe.open_data(make_mesh(recipe.mesh))
+    assert isinstance(data, Corpus)
+    return data, open_with_vocab(data.store.tokenizer_path, data.vocab)
 
 
 def inspect(arguments, *options):
@@ -62,11 +64,11 @@ def examples_in(packed):
 
 @pytest.mark.parametrize("step", [0, 5, 40])
 def test_examples_of_a_step_are_those_in_the_loaders_batch(store, step):
-    source, _ = open_source(flags(store))
-    loader = Loader(source)
+    data, _ = open_data(flags(store))
+    loader = Loader(data.source("train"))
     loader.seek({**loader.position(), "batch": step})
     batch = next(loader)
-    shown = list(inspection.examples_of(source.stream, step))
+    shown = list(data.examples("train", step))
     # The decoder reads its targets shifted right, so their EOS stands in `targets`.
     learned = batch.decoder._replace(tokens=batch.targets)
     loaded = zip(examples_in(batch.encoder), examples_in(learned), strict=True)
@@ -81,11 +83,11 @@ def test_examples_of_a_step_are_those_in_the_loaders_batch(store, step):
 
 
 def test_json_has_the_text_mode_and_source_of_every_example(store):
-    source, tokenizer = open_source(flags(store))
+    data, tokenizer = open_data(flags(store))
     report = inspect(flags(store), "--step=7")
     assert (report["step"], len(report["examples"])) == (7, 16)
     vocab = tokenizer.vocab
-    examples = inspection.examples_of(source.stream, 7)
+    examples = data.examples("train", 7)
     for shown, example in zip(report["examples"], examples, strict=True):
         assert set(shown) == {
             *("index", "denoiser", "mode", "source", "inputs", "targets")
@@ -116,10 +118,10 @@ def test_source_names_the_document_that_an_example_starts_in(store):
 
 
 def test_any_step_is_found_without_reading_those_before_it(store):
-    source, _ = open_source(flags(store))
-    list(inspection.examples_of(source.stream, 0))
+    data, _ = open_data(flags(store))
+    list(data.examples("train", 0))
     began = time.perf_counter()
-    far = list(inspection.examples_of(source.stream, 10**12))
+    far = list(data.examples("train", 10**12))
     assert time.perf_counter() - began < 1
     assert far[0].number == 16 * 10**12
     assert len(far) == 16
@@ -154,8 +156,8 @@ def test_mode_convention_of_the_recipe_is_shown(store):
 
 
 def test_person_sees_mode_sentinels_and_spans(store):
-    source, tokenizer = open_source(flags(store))
-    examples = list(inspection.examples_of(source.stream, 1))
+    data, tokenizer = open_data(flags(store))
+    examples = list(data.examples("train", 1))
     example = next(one for one in examples if one.denoiser == "x_3_50")
     console = Console(file=io.StringIO(), width=1000)
     inspection.print_examples([example], tokenizer, console)
@@ -167,8 +169,8 @@ def test_person_sees_mode_sentinels_and_spans(store):
 
 
 def test_sentinel_and_its_span_have_one_colour(store):
-    source, tokenizer = open_source(flags(store))
-    examples = list(inspection.examples_of(source.stream, 1))
+    data, tokenizer = open_data(flags(store))
+    examples = list(data.examples("train", 1))
     example = next(one for one in examples if one.denoiser == "x_3_50")
     inputs = inspection._colour(example.inputs, tokenizer, False)
     targets = inspection._colour(example.targets, tokenizer, True)
@@ -192,7 +194,7 @@ def test_words_keep_their_spaces_with_a_vocabulary_that_drops_the_first(tmp_path
     ids = tokenizer.encode("the model reads every word")
     for start in range(1, len(ids)):
         masked = [*ids[:start], vocab.sentinel_ids[0], *ids[start:], vocab.eos_id]
-        example = inspection.Example(
+        example = Example(
             number=0,
             denoiser="r",
             mode=None,
@@ -246,10 +248,10 @@ def influence(model, batch, side):
     ],
 )
 def test_masks_are_drawn_as_the_model_sees(store, model, architecture, sides):
-    source, tokenizer = open_source(
+    data, tokenizer = open_data(
         flags(store, model=model, INPUTS_LENGTH=20, TARGETS_LENGTH=20)
     )
-    batch = source[2]
+    batch = data.source("train")[2]
     recipe = read(flags(store, model=model))
     config = recipe.model_config(vocab_size=tokenizer.vocab.padded_size)
     # Through one layer, a token moves exactly what sees it.
@@ -271,8 +273,10 @@ def test_masks_are_drawn_as_the_model_sees(store, model, architecture, sides):
 
 def test_long_masks_are_thinned_out(store):
     lengths = {"INPUTS_LENGTH": 96, "TARGETS_LENGTH": 96}
-    source, _ = open_source(flags(store, **lengths))
-    assert {square.shape for square in drawn(source[0]).values()} >= {(48, 48)}
+    data, _ = open_data(flags(store, **lengths))
+    assert {square.shape for square in drawn(data.source("train")[0]).values()} >= {
+        (48, 48)
+    }
 
 
 def test_masks_of_a_step_are_drawn_for_a_person(store, capsys):

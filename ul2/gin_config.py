@@ -26,9 +26,13 @@ Bindings = Sequence[tuple[str, str]]
 _PACKAGE: Final = Path(__file__).resolve().parent
 # `configs` lies inside the package in a wheel, beside it in a checkout.
 _ROOTS: Final = (_PACKAGE, _PACKAGE.parent)
+_MODEL_FILE: Final = (
+    "add --gin_file=configs/models/NAME.gin, or --gin.INITIAL_CHECKPOINT=DIR of one "
+    "that says which model it is"
+)
 _WHERE: Final = {
-    "model": "add --gin_file=configs/models/NAME.gin",
-    "model_config": "add --gin_file=configs/models/NAME.gin",
+    "model": _MODEL_FILE,
+    "model_config": _MODEL_FILE,
     "mixture": "add --gin_file=configs/objectives/NAME.gin",
 }
 _RUN_FILE: Final = "add --gin_file=configs/runs/pretrain.gin"
@@ -160,13 +164,28 @@ def missing() -> list[str]:
         for name in sorted(undefined_macros())
     ]
     bound = recipe_bindings()
-    unbound = [f.name for f in dataclasses.fields(Recipe) if f.name not in bound]
+    needed = [
+        field.name
+        for field in dataclasses.fields(Recipe)
+        if field.default is dataclasses.MISSING
+    ]
+    if _value_of(bound.get("initial_checkpoint")) is None:
+        # A checkpoint would say which model it holds.
+        needed += ["model", "model_config"]
+    unbound = [name for name in needed if name not in bound]
     cures: dict[str, list[str]] = {}
     for name in unbound:
         cures.setdefault(_WHERE.get(name, _RUN_FILE), []).append(name)
     return problems + [
         f"no {', '.join(names)}: {cure}" for cure, names in cures.items()
     ]
+
+
+def _value_of(bound: Any) -> Any:
+    """Returns what a binding comes to, where it is a value or names a macro."""
+    if not isinstance(bound, gin.config.ConfigurableReference):
+        return bound
+    return macro_values().get(bound.scoped_selector.removesuffix("/gin.macro"))
 
 
 def recipe_bindings() -> dict[str, Any]:

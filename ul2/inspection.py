@@ -4,11 +4,9 @@ Everything is read off the real stream, the one that trains: nothing is imitated
 show.
 """
 
-import dataclasses
 import functools
-import math
 from collections.abc import Iterator, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,101 +15,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ul2.batch import Batch, padding_fraction
-from ul2.data.loader import Source
-from ul2.data.packing import Packing
-from ul2.data.stream import Stream
+from ul2.batch import Batch
+from ul2.data.run_data import Example
 from ul2.decoding.text import decode_inside
-from ul2.denoising import preflight
-from ul2.denoising.denoisers import Examples
 from ul2.models.masks import Causal, Keys, Mask, Prefix
 from ul2.tasks.tokenizer import Tokenizer
 
-# Enough examples that a denoiser used once in a hundred is measured too.
-_LEAST_EXAMPLES: Final = 2048
-_MOST_EXAMPLES: Final = 65_536
 _SENTINEL_STYLES: Final = ("cyan", "green", "yellow", "blue", "bright_red")
 _MASK_CELLS: Final = 48
-
-
-class Example(NamedTuple):
-    """One example of the stream, and where it came from."""
-
-    number: int  # in the whole stream
-    denoiser: str
-    mode: str | None
-    source: str  # file:record of the document in which it starts
-    inputs: NDArray[np.int32]
-    targets: NDArray[np.int32]
-
-
-def measure(stream: Stream, packing: Packing) -> dict[str, Any]:
-    """Returns what the stream really does, measured over whole periods of it.
-
-    Returns:
-        `denoisers` (see `preflight.Measurement`), `padding_fraction` of the packed
-        rows, and what the rows look like.
-    """
-    period = len(stream.compositions)
-    periods = max(1, math.ceil(_LEAST_EXAMPLES / (period * stream.batch_size)))
-    batches = range(min(period * periods, max(1, _MOST_EXAMPLES // stream.batch_size)))
-    gathered: list[list[Examples]] = [[] for _ in stream.mixture.denoisers]
-    for batch in batches:
-        for kept, made in zip(gathered, stream.examples(batch), strict=True):
-            kept.append(made)
-    measured = preflight.measure(
-        stream.mixture,
-        stream.fits,
-        [_concatenate(made) for made in gathered],
-        stream.vocab,
-    )
-    source = Source(stream, packing)
-    padding = np.mean([padding_fraction(source[batch]) for batch in batches])
-    return {
-        "denoisers": [dataclasses.asdict(one) for one in measured],
-        "padding_fraction": float(padding),
-        "batch_size": stream.batch_size,
-        "rows": packing.rows,
-        "examples_per_row": packing.examples_per_row,
-        "row_lengths": list(packing.widths),
-        "batches_per_epoch": stream.batches_per_epoch,
-        "sentinels": len(stream.vocab.sentinel_ids),
-    }
-
-
-def _concatenate(made: Sequence[Examples]) -> Examples:
-    """Joins examples of one denoiser; rows of a suffix differ in length."""
-    inputs = max(one.inputs.shape[1] for one in made)
-    targets = max(one.targets.shape[1] for one in made)
-
-    def widen(rows: NDArray[np.int32], width: int) -> NDArray[np.int32]:
-        return np.pad(rows, ((0, 0), (0, width - rows.shape[1])))
-
-    return Examples(
-        np.concatenate([widen(one.inputs, inputs) for one in made]),
-        np.concatenate([one.input_lengths for one in made]),
-        np.concatenate([widen(one.targets, targets) for one in made]),
-        np.concatenate([one.target_lengths for one in made]),
-    )
-
-
-def examples_of(stream: Stream, step: int) -> Iterator[Example]:
-    """Yields the examples that a state of step `step` is updated on."""
-    plan = stream.plan(step)
-    number = step * stream.batch_size
-    for index, made in enumerate(stream.examples(step)):
-        denoiser = stream.mixture.denoisers[index]
-        for row, start in enumerate(stream.starts(index, plan)):
-            place = stream.split.document_of(int(start))
-            yield Example(
-                number=number,
-                denoiser=denoiser.name,
-                mode=denoiser.mode,
-                source=f"{place.source}:{place.record}",
-                inputs=made.inputs[row, : made.input_lengths[row]],
-                targets=made.targets[row, : made.target_lengths[row]],
-            )
-            number += 1
 
 
 def to_json(example: Example, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -216,7 +127,11 @@ def _masks(batch: Batch) -> Iterator[tuple[str, Mask, NDArray[np.int32]]]:
 
 
 def print_check(report: dict[str, Any], console: Console) -> None:
-    """Shows a pre-flight check to a person: declared and measured side by side."""
+    """Shows a pre-flight check to a person.
+
+    Of denoisers, what was declared and what was measured; of tasks, what they hold and
+    what of it is cut.
+    """
     if report.get("denoisers"):
         table = Table(title="measured (declared)")
         for name in ("denoiser", "mode", "share", "density", "span", "sentinels"):
@@ -226,6 +141,9 @@ def print_check(report: dict[str, Any], console: Console) -> None:
         for row in report["denoisers"]:
             table.add_row(*_check_row(row))
         console.print(table)
+    if report.get("tasks"):
+        console.print(_task_table(report["tasks"]))
+    if report["padding_fraction"] is not None:
         console.print(
             f"{report['rows']} rows of {report['examples_per_row']} examples, "
             f"{' + '.join(map(str, report['row_lengths']))} columns, "
@@ -258,19 +176,62 @@ def _check_row(row: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
+def _task_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """Returns what tasks hold, their lengths in tokens, and what is cut."""
+    table = Table(title="tasks, lengths in tokens: mean, longest (cut)")
+    names = ("task", "mode", "share", "examples", "held out", "inputs", "targets")
+    for name in (*names, "updates per epoch"):
+        table.add_column(name, justify="left" if name == "task" else "right")
+    for row in rows:
+        lengths = [
+            f"{row[f'mean_{side}']:.1f}, {row[f'longest_{side}']} "
+            f"({row[f'truncated_{side}']})"
+            for side in ("inputs", "targets")
+        ]
+        table.add_row(
+            row["name"],
+            row["mode"] or "-",
+            f"{row['share']:.2%}",
+            str(row["examples"]),
+            str(row["held_out_examples"]),
+            *lengths,
+            f"{row['batches_per_epoch']:.1f}",
+        )
+    return table
+
+
+def print_modes(report: dict[str, Any] | None, console: Console) -> None:
+    """Shows what the trials of the modes measured, the best one marked."""
+    if not report or not report["trials"]:
+        return
+    steps = report["trial_steps"]
+    table = Table(title=f"modes after {steps} updates each, by {report['metric']}")
+    metrics = list(next(iter(report["trials"].values())))
+    for name in ("mode", *metrics):
+        table.add_column(name, justify="left" if name == "mode" else "right")
+    for name, scores in report["trials"].items():
+        mark = " *" if name == report["best"] else ""
+        values = (f"{scores[metric]:.4g}" for metric in metrics)
+        table.add_row(f"{name}{mark}", *values)
+    console.print(table)
+
+
 def print_evaluation(scores: dict[str, Any], console: Console) -> None:
     """Shows held-out scores: below the unigram entropy, a model has learned."""
     if not scores:
         return
     table = Table(title=f"held-out text after step {scores['step']}, nats per token")
-    for name in ("denoiser", "loss", "unigram entropy", "accuracy", "tokens"):
-        table.add_column(name, justify="left" if name == "denoiser" else "right")
+    columns = ("loss", "unigram entropy", "accuracy", "whole examples", "tokens")
+    table.add_column("name")
+    for name in columns:
+        table.add_column(name, justify="right")
     for name, row in scores["denoisers"].items():
         table.add_row(
             name,
             f"{row['loss']:.3f}",
             f"{row['unigram_entropy']:.3f}",
             f"{row['accuracy']:.1%}",
+            f"{row['sequence_accuracy']:.1%}" if "sequence_accuracy" in row else "-",
             f"{row['tokens']:.0f}",
         )
     console.print(table)

@@ -8,25 +8,32 @@ missing is reported at once, with the file or the flag to set it in.
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+import functools
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import jax
 from absl import logging
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 
-from ul2 import gin_config, inspection, is_ours
-from ul2.data.loader import Loader, Source
+from ul2 import gin_config, is_ours
+from ul2.data.loader import Loader
+from ul2.data.run_data import RunData
+from ul2.data.task_mixture import AUTO
 from ul2.decoding.answers import answer
 from ul2.denoising.mixture import Mixture
 from ul2.gin_config import Bindings, ConfigError
-from ul2.interop.opening import open_checkpoint
-from ul2.models import architectures
+from ul2.inference.modes import misfit
 from ul2.recipe import Recipe
 from ul2.sharding.mesh import make_mesh
+from ul2.starting import Start, check_start, open_start, seek_start
 from ul2.tasks.tokenizer import open_with_vocab
-from ul2.training import checkpoints, loop, origin, run_directory
-from ul2.training.origin import Origin
+from ul2.training import checkpoints, loop, run_directory
+from ul2.training.best import TEACHER_FORCED
+from ul2.training.mode_search import ModeSearch
 from ul2.training.state import define_model
 from ul2.vocab import Vocab
 
@@ -37,7 +44,6 @@ NOT_NEEDED_WITHOUT_TRAINING: Final[Bindings] = (
 )
 
 _DEFAULT_OBJECTIVE: Final = "configs/objectives/ul2.gin"
-_NOTEWORTHY_PADDING: Final = 0.03
 
 
 def read(
@@ -79,13 +85,54 @@ def exercise(recipe: Recipe, vocab: Vocab) -> str:
     return gin_config.operative_text()
 
 
+def open_data(
+    recipe: Recipe, mesh: Mesh, start: Start, scratch: str | Path | None = None
+) -> RunData:
+    """Opens what a run learns from; the first process tokenizes what is not yet.
+
+    Args:
+        recipe: the run, with its model.
+        mesh: what batches are laid out for.
+        start: of the run.
+        scratch: where tokenized examples go that are not there yet, instead of where
+            they are kept.
+
+    Raises:
+        ValueError: it is missing or damaged.
+    """
+    if jax.process_count() == 1:
+        return recipe.open_data(mesh, start.tokenizer, scratch=scratch)
+    data = None
+    if jax.process_index() == 0:
+        data = recipe.open_data(mesh, start.tokenizer, scratch=scratch)
+    multihost_utils.sync_global_devices("ul2 the data are there")
+    return data or recipe.open_data(mesh, start.tokenizer, scratch=scratch)
+
+
+@contextlib.contextmanager
+def opened_to_look_at(
+    gin_files: Sequence[str], bindings: Bindings
+) -> Iterator[RunData]:
+    """Opens the data of a config for a person to look at; leaves nothing behind.
+
+    Raises:
+        ValueError: something is wrong with it.
+    """
+    recipe = read(gin_files, bindings, NOT_NEEDED_WITHOUT_TRAINING)
+    start = open_start(recipe)
+    recipe, mesh = recipe.with_model(start.model), make_mesh(recipe.mesh)
+    with _scratch(recipe) as folder:
+        data = open_data(recipe, mesh, start, folder)
+        yield next(iter(data.candidates().values()), data)
+
+
 def check(gin_files: Sequence[str], bindings: Bindings) -> dict[str, Any]:
     """Returns what a config will really do, and everything that is wrong with it.
 
     Goes as far as what is wrong lets it, compiles nothing and writes nothing.
 
     Returns:
-        `errors`, and what `inspection.measure` measures as far as there is data.
+        `errors`, `warnings`, and what the data measure as far as there are any.
     """
     report: dict[str, Any] = {"denoisers": [], "padding_fraction": None}
     report |= {"warnings": [], "errors": []}
@@ -98,121 +145,78 @@ def check(gin_files: Sequence[str], bindings: Bindings) -> dict[str, Any]:
             errors += [one for one in error.problems if one not in errors]
     if recipe is None:
         return report
+    start = None
     with _collect(errors):
-        _, vocab = recipe.open_store()
-        config_text = None
-        with _collect(errors):
-            config_text = exercise(recipe, vocab)
-        with _collect(errors):
-            mesh = make_mesh(recipe.mesh)
-            source = recipe.source("train", mesh)
-            report |= inspection.measure(source.stream, source.packing)
-            report["warnings"] = _padding_warnings(recipe, source, report)
-            if config_text is not None:
-                with _collect(errors):
-                    check_start(recipe, config_text, vocab, Loader(source))
-            recipe.held_out_batches(mesh)
+        start = open_start(recipe)
+    if start is None and (recipe.is_of_tasks or recipe.model is None):
+        return report
+    with _collect(errors), _scratch(recipe) as folder:
+        recipe = recipe.with_model(start.model if start else None)
+        mesh = make_mesh(recipe.mesh)
+        data = open_data(recipe, mesh, start or Start(), folder)
+        _check_data(recipe, data, start, report)
     return report
 
 
-def check_start(
-    recipe: Recipe, config_text: str, vocab: Vocab, batches: Loader
-) -> Origin | None:
-    """Refuses a run that cannot begin, or go on.
+def _check_data(
+    recipe: Recipe, data: RunData, start: Start | None, report: dict[str, Any]
+) -> None:
+    """Notes what the data hold, and what is wrong with a run on them."""
+    errors = report["errors"]
+    config_text = None
+    with _collect(errors):
+        config_text = exercise(recipe, data.vocab)
+    with _collect(errors):
+        report |= data.measure()
+        if start is not None:
+            report["warnings"] += _mode_warnings(data, start)
+        data = next(iter(data.candidates().values()), data)
+        batches = Loader(data.source("train"))
+        if config_text is not None and start is not None:
+            with _collect(errors):
+                check_start(recipe, config_text, data.vocab, start)
+                seek_start(recipe, start, batches)
+        data.held_out_batches(recipe.eval_batches)
+        check_choice(recipe)
 
-    The loop refuses most of it too, but by then the run's files would be replaced.
 
-    Args:
-        recipe: the run.
-        config_text: its operative config.
-        vocab: of its data.
-        batches: of its data; moved to where the run stopped.
-
-    Returns:
-        What a new run starts from, if that is not random parameters.
+def check_choice(recipe: Recipe) -> None:
+    """Refuses a choice between checkpoints or modes by what nothing measures.
 
     Raises:
-        ValueError: the directory cannot be written to or holds another run, or a
-            checkpoint is missing, beyond the last step, or of another model,
-            vocabulary, optimizer or text.
+        ValueError: names what can be measured.
     """
-    run_directory.check_writable(recipe.model_dir)
-    run_directory.check_same_run(recipe.model_dir, config_text)
-    if not run_directory.has_checkpoint(recipe.model_dir):
-        return _open_origin(recipe, vocab)
-    saved = checkpoints.read_contract(recipe.model_dir)
-    if saved.step > recipe.settings.total_steps:
+    metric = recipe.settings.best_metric
+    if metric is not None and metric not in TEACHER_FORCED and not recipe.eval_decode:
         raise ValueError(
-            f"{recipe.model_dir} holds step {saved.step}, beyond TOTAL_STEPS="
-            f"{recipe.settings.total_steps}; raise it or choose another MODEL_DIR."
+            f"BEST_METRIC={metric!r} is not one of {', '.join(TEACHER_FORCED)}; set "
+            "EVAL_DECODE=True for the metrics of decoded answers."
         )
-    what = f"checkpoint step {saved.step}"
-    checkpoints.check_vocab(saved.vocab, vocab, what=what)
-    checkpoints.check_position(saved, recipe.model_dir)
-    assert saved.data_position is not None
-    batches.seek(saved.data_position)
-    return None
 
 
-def _open_origin(recipe: Recipe, vocab: Vocab) -> Origin | None:
-    """Opens what a new run starts from, of whatever format, and compares it.
-
-    Raises:
-        ValueError: it is no checkpoint, or not one that this run can start from.
-    """
-    if recipe.initial_checkpoint is None:
-        return None
-    path = Path(recipe.initial_checkpoint)
-    if run_directory.has_checkpoint(path):
-        found = origin.of_run(path)
-    else:
-        found = _open_foreign(path)
-    found.check(vocab, recipe.describe_model(vocab))
-    if recipe.keeps_optimizer:
-        model = define_model(recipe.make_model(vocab))
-        optimizer = recipe.optimizer(recipe.schedule, model.param_axes)
-        found.check_optimizer(jax.eval_shape(optimizer.init, model.abstract_params))
-        found.check_schedule(recipe.schedule, recipe.settings.total_steps)
-    return found
-
-
-def _open_foreign(path: Path) -> Origin:
-    """Opens a checkpoint of T5X or Hugging Face; see `ul2.interop`."""
-    opened = open_checkpoint(path)
-    for line in opened.assumed:
-        logging.warning("%s: assumed %s.", path, line)
-    contract = checkpoints.Contract(
-        step=0,
-        data_position=None,
-        vocab=opened.vocab,
-        config_text="",
-        mixture=None,
-        model=architectures.to_json(opened.architecture, opened.config),
-        prior_steps=opened.moments.step if opened.moments else opened.step,
-    )
-    return origin.of_arrays(
-        path,
-        contract,
-        opened.params,
-        opened.moments,
-        has_tokenizer=opened.tokenizer is not None,
-    )
-
-
-def _padding_warnings(
-    recipe: Recipe, source: Source, report: dict[str, Any]
-) -> list[str]:
-    """Returns what to do where rows stay emptier than they need to."""
-    padding = report["padding_fraction"]
-    if padding <= _NOTEWORTHY_PADDING:
+def _mode_warnings(data: RunData, start: Start) -> list[str]:
+    """Returns a line for every mode that the checkpoint was not trained with."""
+    if start.origin is None:
         return []
-    # Two rounds fill a row: mirrored pairs of the S-denoiser included.
-    unit = 2 * recipe.mixture.round_size * source.packing.shards
-    fuller = max(1, round(recipe.batch_size / unit)) * unit
-    return [
-        f"{padding:.1%} of all columns are padding; BATCH_SIZE={fuller} fills the rows "
-        f"of {source.packing.shards} parts better than {recipe.batch_size}"
-    ]
+    objective = data.to_json()
+    rows = objective.get("tasks", ())
+    modes = dict.fromkeys(row["mode"] for row in rows if row["mode"] != AUTO)
+    lines = (misfit(start.modes, mode) for mode in modes)
+    # It says which flag of another command to set.
+    return [f"{line.partition(';')[0]}; set MODE" for line in lines if line]
+
+
+@contextlib.contextmanager
+def _scratch(recipe: Recipe) -> Iterator[str | Path | None]:
+    """Yields where to tokenize examples that are only looked at.
+
+    Where they are kept already, that is None: they are read there.
+    """
+    if not recipe.is_of_tasks or Path(recipe.examples_dir).is_dir():
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="ul2-examples-") as folder:
+        yield folder
 
 
 @contextlib.contextmanager
@@ -279,34 +283,113 @@ def sentinels_needed(gin_files: Sequence[str], bindings: Bindings) -> int:
 def train(recipe: Recipe, *, show_progress: bool = True) -> loop.TrainSummary:
     """Trains, or goes on training; see `ul2.training.loop`.
 
+    Where the mode of a task is to be found, trials come first; see
+    `ul2.training.mode_search`.
+
     Raises:
         ValueError: something in the recipe is wrong; nothing was written.
     """
     mesh = make_mesh(recipe.mesh)
-    store, vocab = recipe.open_store()
-    source = recipe.source("train", mesh)
-    held_out_batches = recipe.held_out_batches(mesh)
-    config_text = exercise(recipe, vocab)
-    batches = Loader(source)
-    start = check_start(recipe, config_text, vocab, batches)
-    tokenizer = store.tokenizer_path.read_bytes()
-    run_directory.keep(recipe.model_dir, run_directory.CONFIG, config_text.encode())
-    run_directory.keep(recipe.model_dir, run_directory.TOKENIZER, tokenizer)
-    run = loop.Run(
-        model_dir=recipe.model_dir,
-        make_model=recipe.make_model(vocab),
-        optimizer=recipe.optimizer,
-        schedule=recipe.schedule,
-        mesh=mesh,
-        batches=batches,
-        denoiser_names=recipe.mixture.names,
-        vocab=vocab,
-        config_text=config_text,
-        eval_batches=held_out_batches,
-        mixture=dataclasses.asdict(recipe.mixture),
-        model=recipe.describe_model(vocab),
-        origin=start,
-        keep_optimizer=recipe.keeps_optimizer,
-        show_progress=show_progress,
-    )
+    start = open_start(recipe)
+    recipe = recipe.with_model(start.model)
+    check_choice(recipe)
+    data = open_data(recipe, mesh, start)
+    config_text = exercise(recipe, data.vocab)
+    check_start(recipe, config_text, data.vocab, start)
+    parts = _Parts(recipe, mesh, start, data, config_text, show_progress)
+    candidates = data.candidates()
+    if candidates:
+        return _search(parts, candidates)
+    run = parts.make(data, recipe.model_dir)
+    seek_start(recipe, start, run.batches)
+    parts.begin(recipe.model_dir)
     return loop.train(run, recipe.settings)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Parts:
+    """The parts of a run that are the same under every mode."""
+
+    recipe: Recipe
+    mesh: Mesh
+    start: Start
+    data: RunData
+    config_text: str
+    show_progress: bool
+
+    def make(self, data: RunData, model_dir: str | Path) -> loop.Run:
+        """Returns the run on some data.
+
+        Raises:
+            ValueError: the data do not fit.
+        """
+        recipe, vocab = self.recipe, self.data.vocab
+        return loop.Run(
+            model_dir=model_dir,
+            make_model=recipe.make_model(vocab),
+            optimizer=recipe.optimizer,
+            schedule=recipe.schedule,
+            mesh=self.mesh,
+            batches=Loader(data.source("train")),
+            denoiser_names=data.names,
+            vocab=vocab,
+            config_text=self.config_text,
+            eval_batches=data.held_out_batches(recipe.eval_batches),
+            mixture=data.to_json(),
+            model=recipe.describe_model(vocab),
+            origin=self.start.origin,
+            keep_optimizer=recipe.keeps_optimizer,
+            show_progress=self.show_progress,
+        )
+
+    def begin(self, model_dir: str | Path) -> None:
+        """Writes what a run keeps beside its checkpoints; says what is worth knowing.
+
+        Raises:
+            ValueError: the directory cannot be written to.
+        """
+        config = self.config_text.encode()
+        run_directory.keep(model_dir, run_directory.CONFIG, config)
+        run_directory.keep(model_dir, run_directory.TOKENIZER, self.data.tokenizer)
+        for line in [*self.data.warnings(), *_mode_warnings(self.data, self.start)]:
+            logging.warning("%s.", line)
+
+
+def _search(parts: _Parts, candidates: Mapping[str, RunData]) -> loop.TrainSummary:
+    """Finds the mode by trials, and goes on in the best.
+
+    Raises:
+        ValueError: nothing measures which is best, or a trial is of another run.
+    """
+    recipe, settings = parts.recipe, parts.recipe.settings
+    if recipe.eval_batches == 0 or settings.best_metric is None:
+        raise ValueError(
+            "MODE=auto chooses by an evaluation; set BEST_METRIC, and EVAL_BATCHES to "
+            "None or more than 0."
+        )
+    if not 0 < recipe.mode_trial_steps < settings.total_steps:
+        raise ValueError(
+            f"MODE_TRIAL_STEPS={recipe.mode_trial_steps} must be at least 1 and less "
+            f"than TOTAL_STEPS={settings.total_steps}."
+        )
+    search = ModeSearch(recipe.model_dir, recipe.mode_trial_steps, settings.best_metric)
+    for name in candidates:
+        run_directory.check_same_run(search.trial_dir(name), parts.config_text)
+
+    def trial(name: str) -> loop.Run:
+        run_directory.keep(
+            search.trial_dir(name), run_directory.CONFIG, parts.config_text.encode()
+        )
+        return parts.make(candidates[name], search.trial_dir(name))
+
+    some = search.chosen or next(iter(candidates))
+    run = parts.make(candidates[some], recipe.model_dir)
+    seek_start(recipe, parts.start, run.batches)
+    parts.begin(recipe.model_dir)
+    programs = loop.Programs(run, settings)
+    trials = {name: functools.partial(trial, name) for name in candidates}
+    stopped = search.run(trials, settings, programs)
+    if stopped is None:
+        run = parts.make(candidates[str(search.chosen)], recipe.model_dir)
+        stopped = loop.train(run, settings, programs=programs)
+    return dataclasses.replace(stopped, modes=search.report)

@@ -4,22 +4,24 @@ Nothing here knows where the values came from; `ul2.launch` reads them from gin 
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from ul2.batch import Batch
-from ul2.data.loader import Source
-from ul2.data.packing import Packing, pack
-from ul2.data.stream import Stream
+from ul2.data.corpus import Corpus
+from ul2.data.run_data import Layout, RunData
+from ul2.data.task_mixture import TaskMixture
 from ul2.data.token_store import TokenStore
 from ul2.denoising.mixture import Mixture
 from ul2.models import architectures
 from ul2.models.config import ModelConfig
 from ul2.sharding.placement import host_shard, num_batch_shards
+from ul2.tasks.example_tokenization import open_tasks, registered_tasks
+from ul2.tasks.tokenizer import Tokenizer
 from ul2.training import loop
 from ul2.training.optimizers import Optimizer
 from ul2.vocab import Vocab
@@ -41,10 +43,9 @@ class Recipe:
     """What a run is made of, as the gin files say it.
 
     Attributes:
-        model: the class of the model.
-        model_config: makes its `ModelConfig`, given `vocab_size`.
-        mixture: the objective.
-        data: path of a token store.
+        mixture: the objective: denoisers, or supervised tasks.
+        data: path of a token store; for tasks, where their tokenized examples are
+            kept, None for the run's own directory.
         model_dir: where the run keeps everything.
         inputs_length: longest inputs of an example, in tokens.
         targets_length: longest targets of an example, in tokens.
@@ -54,18 +55,23 @@ class Recipe:
         schedule: learning rate by step.
         settings: how long, how often.
         mesh: see `ul2.sharding.mesh`.
-        eval_batches: held-out batches per evaluation; 0 for no evaluation.
+        eval_batches: held-out batches per evaluation; 0 for no evaluation; None for
+            all examples of the tasks.
         mode_convention: how R, S and X are written; None keeps the store's.
         examples_per_row: None packs rows as full as they get.
         initial_checkpoint: a trained model, of any format, that a new run starts from.
         initial_optimizer: `keep` goes on with its optimizer, `reset` takes its
             parameters alone.
+        model: the class of the model; None for that of the initial checkpoint.
+        model_config: makes its `ModelConfig`, given `vocab_size`; the same.
+        dropout_rate: of the model; None keeps what `model_config` says.
+        vocab_file: the SentencePiece model, where no checkpoint brings it.
+        eval_decode: whether evaluations of tasks decode, and score the answers.
+        mode_trial_steps: updates of each trial, where a mode is to be found.
     """
 
-    model: ModelClass
-    model_config: Callable[..., ModelConfig]
-    mixture: Mixture
-    data: str
+    mixture: Mixture | TaskMixture
+    data: str | None
     model_dir: str
     inputs_length: int
     targets_length: int
@@ -75,11 +81,17 @@ class Recipe:
     schedule: optax.Schedule
     settings: loop.TrainSettings
     mesh: str
-    eval_batches: int
+    eval_batches: int | None
     mode_convention: str | None
     examples_per_row: int | None
     initial_checkpoint: str | None
     initial_optimizer: str
+    model: ModelClass | None = None
+    model_config: Callable[..., ModelConfig] | None = None
+    dropout_rate: float | None = None
+    vocab_file: str | None = None
+    eval_decode: bool = False
+    mode_trial_steps: int = 100
 
     def __post_init__(self) -> None:
         if self.initial_optimizer not in INITIAL_OPTIMIZERS:
@@ -98,71 +110,111 @@ class Recipe:
         """Whether a new run goes on with the optimizer of its checkpoint."""
         return self.initial_optimizer == "keep"
 
+    @property
+    def is_of_tasks(self) -> bool:
+        """Whether it trains on supervised tasks, whose text is still to be tokenized.
+
+        Their tokenizer is that of the checkpoint.
+        """
+        return isinstance(self.mixture, TaskMixture)
+
+    def with_model(self, described: dict[str, Any] | None) -> "Recipe":
+        """Returns the recipe with its own model, or else the one that is described.
+
+        Args:
+            described: what a checkpoint says of its model.
+
+        Raises:
+            ValueError: there is neither.
+        """
+        if self.model is not None and self.model_config is not None:
+            return self
+        if described is None:
+            raise ValueError(
+                "no model: add --gin_file=configs/models/NAME.gin, or set "
+                "INITIAL_CHECKPOINT to a checkpoint that describes its own."
+            )
+        architecture, config = architectures.from_json(described)
+        model: Any = architectures.ARCHITECTURES[architecture]
+        return dataclasses.replace(
+            self,
+            model=model,
+            model_config=lambda vocab_size: dataclasses.replace(
+                config, vocab_size=vocab_size
+            ),
+        )
+
     def make_model(self, vocab: Vocab) -> Callable[..., nnx.Module]:
         """Returns `make_model(rngs=...)`."""
-        config = self.model_config(vocab_size=vocab.padded_size)
-        return lambda *, rngs: self.model(config, rngs=rngs)
+        assert self.model is not None
+        model, config = self.model, self._config(vocab)
+        return lambda *, rngs: model(config, rngs=rngs)
 
     def describe_model(self, vocab: Vocab) -> dict[str, Any] | None:
         """Returns what checkpoints say of the model, if it is one of ours."""
+        assert self.model is not None
         ours = architectures.ARCHITECTURES.get(self.model.architecture)
         # By name: what gin files refer to is a subclass that gin made.
         if str(ours) != str(self.model):
             return None
+        return architectures.to_json(self.model.architecture, self._config(vocab))
+
+    def _config(self, vocab: Vocab) -> ModelConfig:
+        """Returns the model's config for a vocabulary."""
+        assert self.model_config is not None
         config = self.model_config(vocab_size=vocab.padded_size)
-        return architectures.to_json(self.model.architecture, config)
+        if self.dropout_rate is None:
+            return config
+        return dataclasses.replace(config, dropout_rate=self.dropout_rate)
 
-    def open_store(self) -> tuple[TokenStore, Vocab]:
-        """Opens the data; its vocabulary writes modes as the recipe says."""
-        store = TokenStore.open(self.data)
-        if self.mode_convention is None:
-            return store, store.vocab
-        return store, store.vocab.with_mode_convention(self.mode_convention)
-
-    def open_stream(self, split: str) -> Stream:
-        """Returns the examples of a split of the store.
-
-        Held-out examples have a seed of their own: runs are compared on the same.
-        """
-        store, vocab = self.open_store()
-        return Stream(
-            split=store.split(split),
-            mixture=self.mixture,
-            vocab=vocab,
+    def layout(self, mesh: Mesh) -> Layout:
+        """Returns how batches are laid out on a mesh."""
+        assert self.model is not None
+        return Layout(
+            architecture=self.model.architecture,
             inputs_length=self.inputs_length,
             targets_length=self.targets_length,
             batch_size=self.batch_size,
-            seed=self.seed if split == "train" else 0,
-        )
-
-    def pack(self, stream: Stream, mesh: Mesh) -> Packing:
-        """Plans the rows of the stream's batches for a mesh."""
-        return pack(
-            stream,
-            self.model.architecture,
+            seed=self.seed,
             shards=num_batch_shards(mesh) * self.settings.microbatches,
+            host=host_shard(mesh),
             examples_per_row=self.examples_per_row,
         )
 
-    def source(self, split: str, mesh: Mesh) -> Source:
-        """Returns this host's rows of every batch of a split."""
-        store, _ = self.open_store()
-        stream = self.open_stream(split)
-        packing = self.pack(stream, mesh)
-        return Source(stream, packing, *host_shard(mesh), store.fingerprint(split))
+    def open_data(
+        self,
+        mesh: Mesh,
+        tokenizer: tuple[Tokenizer, Vocab] | None = None,
+        *,
+        scratch: str | Path | None = None,
+    ) -> RunData:
+        """Opens what the run learns from.
 
-    def held_out_batches(self, mesh: Mesh) -> Callable[[], Iterator[Batch]] | None:
-        """Returns a function that makes the same held-out batches each time.
+        Args:
+            mesh: what batches are laid out for.
+            tokenizer: of tasks, and the vocabulary of the model.
+            scratch: where examples that were not tokenized yet are kept instead.
 
         Raises:
-            ValueError: the held-out text is too short for one round of the mixture.
+            ValueError: it is missing or damaged.
         """
-        if self.eval_batches < 0:
-            raise ValueError(f"EVAL_BATCHES={self.eval_batches} must be at least 0.")
-        if not self.eval_batches:
-            return None
-        try:
-            source = self.source("held_out", mesh)
-        except ValueError as error:
-            raise ValueError(f"{error} Or set EVAL_BATCHES = 0.") from None
-        return lambda: (source[index] for index in range(self.eval_batches))
+        layout = self.layout(mesh)
+        if isinstance(self.mixture, Mixture):
+            if self.data is None:
+                raise ValueError("DATA=None is no token store; set DATA.")
+            store = TokenStore.open(self.data)
+            return Corpus(store, self.mixture, layout, self.mode_convention)
+        assert tokenizer is not None
+        return open_tasks(
+            self.mixture,
+            layout,
+            *tokenizer,
+            self.examples_dir if scratch is None else scratch,
+            evaluates=self.eval_batches != 0,
+            reader=registered_tasks(self.mixture.data_dir),
+        )
+
+    @property
+    def examples_dir(self) -> str | Path:
+        """Where the tokenized examples of tasks are kept."""
+        return Path(self.model_dir) / "examples" if self.data is None else self.data

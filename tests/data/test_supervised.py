@@ -183,13 +183,14 @@ def test_layout_changes_nothing_but_the_layout(stores):
 def test_modes_differ_in_their_prefix_alone(stores):
     rows = (TaskRow("a", 2, "auto"), TaskRow("b", 1, None))
     data = make_data(stores, rows)
-    assert data.is_undecided
-    batches = {m: data.in_mode(m).source("train")[2] for m in ("R", "S", "X", None)}
+    assert make_data(stores).candidates() == {}
+    batches = {m: d.source("train")[2] for m, d in data.candidates().items()}
+    assert list(batches) == ["R", "S", "X", "none"]
     assert len({tuple(a.shape for a in leaves(b)) for b in batches.values()}) == 1
     shown = {mode: list(examples_in(batch)) for mode, batch in batches.items()}
     for mode, examples in shown.items():
-        ids = list(VOCAB.mode(mode))
-        for (task, inputs, targets), plain in zip(examples, shown[None], strict=True):
+        ids = [] if mode == "none" else list(VOCAB.mode(mode))
+        for (task, inputs, targets), plain in zip(examples, shown["none"], strict=True):
             prefix = ids if task == 0 else []
             assert (task, inputs, targets) == (task, prefix + plain[1], plain[2])
 

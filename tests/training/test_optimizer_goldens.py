@@ -235,7 +235,7 @@ def open_scanned(golden):
         contract,
         {one.path: one.to_ours(params) for one in places},
         read_moments(places, shapes, states, 3),
-        has_tokenizer=False,
+        tokenizer=None,
     )
 
 

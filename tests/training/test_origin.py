@@ -194,7 +194,7 @@ def open_arrays(checkpoint=CHECKPOINT, moments=None, **changes):
         model=architectures.to_json(checkpoint.architecture, checkpoint.config),
         prior_steps=7,
     )
-    fields = {"has_tokenizer": True, **changes}
+    fields = {"tokenizer": b"a model", **changes}
     return of_arrays(checkpoint.path, contract, checkpoint.params, moments, **fields)
 
 
@@ -253,9 +253,9 @@ def test_what_others_do_not_say_of_their_vocabulary_is_not_compared():
     paper = dataclasses.replace(CHECKPOINT.vocab, mode_convention="paper")
     open_arrays().check(paper, MODEL)
     own_tokenizer = dataclasses.replace(paper, tokenizer_sha256="1")
-    open_arrays(has_tokenizer=False).check(own_tokenizer, MODEL)
+    open_arrays(tokenizer=None).check(own_tokenizer, MODEL)
     with pytest.raises(ValueError, match="tokenizer_sha256 differ"):
-        open_arrays(has_tokenizer=True).check(own_tokenizer, MODEL)
+        open_arrays(tokenizer=b"a model").check(own_tokenizer, MODEL)
 
 
 def test_rows_that_were_padding_may_become_sentinels():

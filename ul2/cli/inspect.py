@@ -24,26 +24,24 @@ def add(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> dict[str, Any]:
+    from pathlib import Path
+
     from ul2 import inspection, launch
-    from ul2.sharding.mesh import make_mesh
-    from ul2.tasks.tokenizer import open_with_vocab
+    from ul2.tasks.example_tokenization import tokenizer_of
 
     check_at_least(0, "step", options.step)
     check_at_least(1, "examples", options.examples)
-    recipe = launch.read(
-        options.gin_file, options.bindings, launch.NOT_NEEDED_WITHOUT_TRAINING
-    )
-    store, vocab = recipe.open_store()
-    tokenizer = open_with_vocab(store.tokenizer_path, vocab)
-    source = recipe.source(options.split, make_mesh(recipe.mesh))
-    examples = list(inspection.examples_of(source.stream, options.step))
     console = make_console(options)
-    if options.masks:
-        inspection.print_masks(source[options.step], console)
+    with launch.opened_to_look_at(options.gin_file, options.bindings) as data:
+        tokenizer = tokenizer_of(Path("tokenizer"), data.tokenizer, data.vocab)
+        examples = list(data.examples(options.split, options.step))
+        shown = examples[: options.examples]
+        if options.masks:
+            batch = data.source(options.split)[options.step]
+            inspection.print_masks(batch, console)
     if not options.json:
-        inspection.print_examples(examples[: options.examples], tokenizer, console)
+        inspection.print_examples(shown, tokenizer, console)
         return {}
-    shown = examples[: options.examples]
     return {
         "step": options.step,
         "examples": [inspection.to_json(example, tokenizer) for example in shown],

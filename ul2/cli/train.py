@@ -23,8 +23,13 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     summary = launch.train(recipe)
     report = dataclasses.asdict(summary)
     report["evaluation"] = report["evaluation"] or _last_evaluation(recipe.model_dir)
+    console = make_console(options)
+    inspection.print_modes(summary.modes, console)
     say(f"{recipe.model_dir} is at step {summary.step}.")
-    inspection.print_evaluation(report["evaluation"], make_console(options))
+    inspection.print_evaluation(report["evaluation"], console)
+    if summary.best is not None:
+        best = summary.best
+        say(f"best {best['metric']}: {best['value']:.4g} at step {best['step']}.")
     return report
 
 

@@ -6,7 +6,7 @@ of the two it is.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -71,6 +71,12 @@ class RunData(Protocol):
     def to_json(self) -> Any:
         """Returns what checkpoints say of the objective."""
 
+    def candidates(self) -> "Mapping[str, RunData]":
+        """Returns the same data in each mode that it is to be chosen from, by name.
+
+        Empty where nothing is left to choose; otherwise it makes no batches itself.
+        """
+
     def source(self, split: str) -> BatchSource:
         """Returns this host's rows of every batch of `train` or `held_out`."""
 
@@ -86,6 +92,9 @@ class RunData(Protocol):
 
     def measure(self) -> dict[str, Any]:
         """Returns what the batches really hold, for `ul2 check`."""
+
+    def warnings(self) -> list[str]:
+        """Returns what a person should know before training on it, a line each."""
 
     def examples(self, split: str, batch: int) -> Iterator[Example]:
         """Yields the examples of a batch, for `ul2 inspect`."""

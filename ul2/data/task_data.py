@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from ul2.batch import Batch
 from ul2.data.example_store import SIDES, ExampleSplit
 from ul2.data.row_plan import RowPlan, plan_rows
-from ul2.data.run_data import Example, Layout
+from ul2.data.run_data import Example, Layout, RunData
 from ul2.data.supervised import (
     EveryExample,
     Order,
@@ -18,7 +18,7 @@ from ul2.data.supervised import (
     SupervisedSource,
     TaskExamples,
 )
-from ul2.data.task_mixture import AUTO, TaskRow, counts_of, with_mode
+from ul2.data.task_mixture import AUTO, NO_MODE, TaskRow, counts_of, with_mode
 from ul2.vocab import MODES, Vocab
 
 # Examples that are dealt to rows for practice.
@@ -68,10 +68,11 @@ class TaskData:
         """Names of the tasks."""
         return tuple(row.name for row in self.rows)
 
-    @property
-    def is_undecided(self) -> bool:
-        """Whether a mode is still to be found."""
-        return any(row.mode == AUTO for row in self.rows)
+    def candidates(self) -> Mapping[str, RunData]:
+        """Returns the data in R, S, X and no mode, where 'auto' stands for one."""
+        if all(row.mode != AUTO for row in self.rows):
+            return {}
+        return {mode or NO_MODE: self.in_mode(mode) for mode in (*MODES, None)}
 
     def in_mode(self, mode: str | None) -> "TaskData":
         """Returns the same batches, those of mode 'auto' in this one.

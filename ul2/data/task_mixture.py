@@ -16,8 +16,8 @@ from ul2.denoising.mixture import whole_counts
 from ul2.vocab import MODES
 
 AUTO: Final = "auto"
-# What a person writes for no mode: gin's None, or the word.
-_NO_MODE: Final = (None, "none")
+# What a person writes for no mode; gin's None will do as well.
+NO_MODE: Final = "none"
 ON_LONG: Final = ("truncate", "refuse")
 # The shares of a batch are exact over a round; longer ones are rounded to this many.
 _LARGEST_ROUND: Final = 1000
@@ -133,9 +133,9 @@ def counts_of(rows: Sequence[TaskRow]) -> tuple[int, ...]:
 
 def _mode(what: str, given: Any, *more: str) -> str | None:
     """Reads a mode."""
-    if given in _NO_MODE:
+    if given in (None, NO_MODE):
         return None
     if given not in MODES:
-        allowed = ", ".join((*MODES, "none", *more))
+        allowed = ", ".join((*MODES, NO_MODE, *more))
         raise ValueError(f"{what}: mode {given!r} is not one of {allowed}.")
     return str(given)

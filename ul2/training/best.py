@@ -23,6 +23,12 @@ TEACHER_FORCED: Final = ("loss", "accuracy", "sequence_accuracy")
 _LOWER_IS_BETTER: Final = ("loss",)
 
 
+def is_better(scores: Mapping[str, Any], value: float, metric: str) -> bool:
+    """Returns whether an evaluation beats a value of the same metric."""
+    lower = metric in _LOWER_IS_BETTER
+    return bool(scores[metric] < value if lower else scores[metric] > value)
+
+
 class BestRecord:
     """The best evaluation so far of those whose checkpoint is there.
 
@@ -63,8 +69,7 @@ class BestRecord:
             )
         if self.step is None:
             return not math.isnan(value)
-        lower = self._metric in _LOWER_IS_BETTER
-        return value < self.value if lower else value > self.value
+        return is_better(scores, self.value, self._metric)
 
     def accept(self, scores: Mapping[str, Any]) -> None:
         """Takes an evaluation, whose checkpoint is being written, for the best."""

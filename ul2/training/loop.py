@@ -121,6 +121,7 @@ class TrainSummary:
         preempted: a signal ended the run before `total_steps`.
         best: the metric, and the step of the best checkpoint and its value; None
             where no metric chooses.
+        modes: what the trials of the modes measured; None where none were made.
     """
 
     step: int
@@ -128,6 +129,7 @@ class TrainSummary:
     evaluation: dict[str, Any]
     preempted: bool
     best: dict[str, Any] | None = None
+    modes: dict[str, Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from flax import traverse_util
 
 from ul2 import axes
 from ul2.models import architectures
-from ul2.training import checkpoints
+from ul2.training import checkpoints, run_directory
 from ul2.training.checkpoints import Contract
 from ul2.training.state import Params, TrainState, define_model
 from ul2.vocab import Vocab
@@ -85,6 +85,7 @@ class Origin:
             None where there is no such state.
         read_params: returns the parameters, given their shapes and shardings.
         read_opt_state: returns the optimizer's state, given those of the whole state.
+        tokenizer: the SentencePiece model it was trained with, if it is there.
     """
 
     path: Path
@@ -93,6 +94,7 @@ class Origin:
     opt_shapes: Shapes | None
     read_params: Callable[[Params], Params]
     read_opt_state: Callable[[TrainState], Any]
+    tokenizer: bytes | None = None
 
     @property
     def steps(self) -> int:
@@ -173,6 +175,7 @@ def of_run(path: str | Path) -> Origin:
     """
     contract = checkpoints.read_contract(path)
     step = contract.step
+    tokenizer = run_directory.tokenizer_path(path)
     return Origin(
         path=Path(path),
         contract=contract,
@@ -182,6 +185,7 @@ def of_run(path: str | Path) -> Origin:
         read_opt_state=lambda abstract: checkpoints.read_opt_state(
             path, abstract, step
         ),
+        tokenizer=tokenizer.read_bytes() if tokenizer.is_file() else None,
     )
 
 
@@ -191,7 +195,7 @@ def of_arrays(
     params: Mapping[str, Array],
     moments: Moments | None,
     *,
-    has_tokenizer: bool,
+    tokenizer: bytes | None,
 ) -> Origin:
     """Returns the origin that arrays are, by dotted parameter path.
 
@@ -200,12 +204,12 @@ def of_arrays(
         contract: its model and vocabulary, and how many updates it has seen.
         params: every parameter.
         moments: Adafactor's, if they are there.
-        has_tokenizer: whether the vocabulary was read from a tokenizer; otherwise
-            only the ids that no tokenizer is needed for are compared. How modes are
-            written is compared with our own runs alone: others do not say.
+        tokenizer: what the vocabulary was read from; without one, only the ids that
+            no tokenizer is needed for are compared. How modes are written is compared
+            with our own runs alone: others do not say.
     """
     fields: tuple[str, ...] = _IDS
-    if has_tokenizer:
+    if tokenizer is not None:
         every = (field.name for field in dataclasses.fields(Vocab))
         fields = tuple(name for name in every if name != "mode_convention")
     opt_state: dict[str, Array] = {}
@@ -219,6 +223,7 @@ def of_arrays(
         opt_shapes=shapes or None,
         read_params=lambda abstract: _read_tree(params, abstract),
         read_opt_state=lambda abstract: _read_tree(opt_state, abstract.opt_state),
+        tokenizer=tokenizer,
     )
 
 

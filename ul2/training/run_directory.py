@@ -23,6 +23,10 @@ _MAY_CHANGE: Final = frozenset(
         "EVAL_BATCHES",
         "SAVE_EVERY_STEPS",
         "KEEP_CHECKPOINTS",
+        "BEST_METRIC",
+        "EVAL_DECODE",
+        "EXAMPLES_DIR",
+        "VOCAB",
         "REMAT",
         # The same sums in another order.
         "LOSS_CHUNK",
@@ -33,6 +37,11 @@ _MAY_CHANGE: Final = frozenset(
 # What a run did that was begun when this could not be said, or that can no longer be.
 _UNSAID: Final = {
     "recipe.Recipe.initial_optimizer": "'reset'",
+    "recipe.Recipe.dropout_rate": "None",
+    "recipe.Recipe.vocab_file": "None",
+    "recipe.Recipe.eval_decode": "False",
+    "recipe.Recipe.mode_trial_steps": "100",
+    "loop.TrainSettings.best_metric": "None",
     "optimizers.adafactor.factor_stacked": "'by_size'",
     "optimizers.adafactor.epsilon1": "1e-30",
 }

@@ -1,0 +1,204 @@
+"""`Corpus`: text under a mixture of denoisers, as a run's data."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ul2.batch import Batch, padding_fraction
+from ul2.data.loader import Source
+from ul2.data.packing import pack
+from ul2.data.run_data import Example, Layout, RunData
+from ul2.data.stream import Stream
+from ul2.data.token_store import TokenStore
+from ul2.denoising import preflight
+from ul2.denoising.denoisers import Examples
+from ul2.denoising.mixture import Mixture
+from ul2.vocab import Vocab
+
+# Enough examples that a denoiser used once in a hundred is measured too.
+_LEAST_EXAMPLES: Final = 2048
+_MOST_EXAMPLES: Final = 65_536
+_NOTEWORTHY_PADDING: Final = 0.03
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Corpus:
+    """A token store, what is done to its text, and how batches are laid out.
+
+    Attributes:
+        store: the text.
+        mixture: the denoisers.
+        layout: of the batches.
+        mode_convention: how R, S and X are written; None keeps the store's.
+    """
+
+    store: TokenStore
+    mixture: Mixture
+    layout: Layout
+    mode_convention: str | None = None
+
+    @functools.cached_property
+    def vocab(self) -> Vocab:
+        """Of the store; it writes modes as the recipe says."""
+        vocab = self.store.vocab
+        if self.mode_convention is None:
+            return vocab
+        return vocab.with_mode_convention(self.mode_convention)
+
+    @property
+    def tokenizer(self) -> bytes:
+        """The tokenizer of the store."""
+        return self.store.tokenizer_path.read_bytes()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the denoisers."""
+        return self.mixture.names
+
+    def to_json(self) -> Any:
+        """Returns the denoisers and their rates."""
+        return dataclasses.asdict(self.mixture)
+
+    def candidates(self) -> Mapping[str, RunData]:
+        """Returns nothing: every denoiser has its mode."""
+        return {}
+
+    def stream(self, split: str) -> Stream:
+        """Returns the examples of a split of the store.
+
+        Held-out examples have a seed of their own: runs are compared on the same.
+        """
+        layout = self.layout
+        return Stream(
+            split=self.store.split(split),
+            mixture=self.mixture,
+            vocab=self.vocab,
+            inputs_length=layout.inputs_length,
+            targets_length=layout.targets_length,
+            batch_size=layout.batch_size,
+            seed=layout.seed if split == "train" else 0,
+        )
+
+    def source(self, split: str) -> Source:
+        """Returns this host's rows of every batch of a split."""
+        stream = self.stream(split)
+        packing = pack(
+            stream,
+            self.layout.architecture,
+            shards=self.layout.shards,
+            examples_per_row=self.layout.examples_per_row,
+        )
+        text = self.store.fingerprint(split)
+        return Source(stream, packing, *self.layout.host, text)
+
+    def held_out_batches(
+        self, count: int | None
+    ) -> Callable[[], Iterator[Batch]] | None:
+        """Returns a function that makes the same held-out batches each time.
+
+        Raises:
+            ValueError: the held-out text is too short for one round of the mixture.
+        """
+        if count is None or count < 0:
+            raise ValueError(f"EVAL_BATCHES={count} must be at least 0.")
+        if not count:
+            return None
+        try:
+            source = self.source("held_out")
+        except ValueError as error:
+            raise ValueError(f"{error} Or set EVAL_BATCHES = 0.") from None
+        return lambda: (source[index] for index in range(count))
+
+    def measure(self) -> dict[str, Any]:
+        """Returns what the stream really does, measured over whole periods of it.
+
+        Returns:
+            `denoisers` (see `preflight.Measurement`), `padding_fraction` of the
+            packed rows, what the rows look like, and `warnings`.
+        """
+        source = self.source("train")
+        stream, packing = source.stream, source.packing
+        period = len(stream.compositions)
+        periods = max(1, math.ceil(_LEAST_EXAMPLES / (period * stream.batch_size)))
+        most = max(1, _MOST_EXAMPLES // stream.batch_size)
+        batches = range(min(period * periods, most))
+        gathered: list[list[Examples]] = [[] for _ in stream.mixture.denoisers]
+        for batch in batches:
+            for kept, made in zip(gathered, stream.examples(batch), strict=True):
+                kept.append(made)
+        measured = preflight.measure(
+            stream.mixture,
+            stream.fits,
+            [_concatenate(made) for made in gathered],
+            stream.vocab,
+        )
+        whole = Source(stream, packing)
+        padding = float(np.mean([padding_fraction(whole[batch]) for batch in batches]))
+        return {
+            "denoisers": [dataclasses.asdict(one) for one in measured],
+            "padding_fraction": padding,
+            "batch_size": stream.batch_size,
+            "rows": packing.rows,
+            "examples_per_row": packing.examples_per_row,
+            "row_lengths": list(packing.widths),
+            "batches_per_epoch": stream.batches_per_epoch,
+            "sentinels": len(stream.vocab.sentinel_ids),
+            "warnings": self._padding_warnings(padding),
+        }
+
+    def warnings(self) -> list[str]:
+        """Returns nothing: what there is to say takes measuring."""
+        return []
+
+    def examples(self, split: str, batch: int) -> Iterator[Example]:
+        """Yields the examples of a batch."""
+        stream = self.stream(split)
+        plan = stream.plan(batch)
+        number = batch * stream.batch_size
+        for index, made in enumerate(stream.examples(batch)):
+            denoiser = stream.mixture.denoisers[index]
+            for row, start in enumerate(stream.starts(index, plan)):
+                place = stream.split.document_of(int(start))
+                yield Example(
+                    number=number,
+                    denoiser=denoiser.name,
+                    mode=denoiser.mode,
+                    source=f"{place.source}:{place.record}",
+                    inputs=made.inputs[row, : made.input_lengths[row]],
+                    targets=made.targets[row, : made.target_lengths[row]],
+                )
+                number += 1
+
+    def _padding_warnings(self, padding: float) -> list[str]:
+        """Returns what to do where rows stay emptier than they need to."""
+        if padding <= _NOTEWORTHY_PADDING:
+            return []
+        # Two rounds fill a row: mirrored pairs of the S-denoiser included.
+        shards, batch_size = self.layout.shards, self.layout.batch_size
+        unit = 2 * self.mixture.round_size * shards
+        fuller = max(1, round(batch_size / unit)) * unit
+        return [
+            f"{padding:.1%} of all columns are padding; BATCH_SIZE={fuller} fills the "
+            f"rows of {shards} parts better than {batch_size}"
+        ]
+
+
+def _concatenate(made: Sequence[Examples]) -> Examples:
+    """Joins examples of one denoiser; rows of a suffix differ in length."""
+    inputs = max(one.inputs.shape[1] for one in made)
+    targets = max(one.targets.shape[1] for one in made)
+
+    def widen(rows: NDArray[np.int32], width: int) -> NDArray[np.int32]:
+        return np.pad(rows, ((0, 0), (0, width - rows.shape[1])))
+
+    return Examples(
+        np.concatenate([widen(one.inputs, inputs) for one in made]),
+        np.concatenate([one.input_lengths for one in made]),
+        np.concatenate([widen(one.targets, targets) for one in made]),
+        np.concatenate([one.target_lengths for one in made]),
+    )
