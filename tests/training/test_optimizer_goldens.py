@@ -11,25 +11,23 @@ after three updates on: here a run is taken over in the middle.
 
 import dataclasses
 import itertools
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
+from golden_batches import GOLDENS, read_batch_at
+from model_fixtures import t5x_names, tiny_config
 from tolerances import T5X_LOSS_RTOL, T5X_PARAMS_ATOL
 from training_toys import make_vocab
 
-from ul2.batch import Batch, Packed
 from ul2.interop.model import param_shapes
 from ul2.interop.t5x_moments import read_moments
 from ul2.interop.t5x_names import place
 from ul2.interop.t5x_sizes import find_layout
 from ul2.interop.tensors import from_array
 from ul2.models import architectures
-from ul2.models.config import ModelConfig
-from ul2.models.encoder_decoder import EncoderDecoder
 from ul2.sharding.mesh import make_mesh
 from ul2.training.checkpoints import Contract
 from ul2.training.optimizers import adafactor
@@ -44,91 +42,19 @@ from ul2.training.state import (
 )
 from ul2.training.step import StepSettings, make_train_step
 
-GOLDENS = Path(__file__).parents[1] / "goldens"
 GOLDEN = GOLDENS / "adafactor_t5x.npz"
-CONFIG = ModelConfig(
-    vocab_size=512,
-    embed_dim=32,
-    num_heads=4,
-    head_dim=8,
-    mlp_dim=64,
-    num_encoder_layers=2,
-    num_decoder_layers=2,
-    activation="silu",
-    gated=True,
-    positions="relative",
-    tied_embeddings=False,
-    dropout_rate=0.0,
-    dtype="float32",
-    remat="none",
-)
+CONFIG = tiny_config()
+make_model = architectures.make_model("encoder_decoder", CONFIG)
 VARIANTS = {
     "default": {"unscaled_params": ()},
     "factored": {"unscaled_params": (), "min_dim_size_to_factor": 16},
     "ul2": {},
 }
-SHARED_NAMES = {
-    "embedder.embedding": "token_embedder/embedding",
-    "embedder.logits_kernel": "decoder/logits_dense/kernel",
-    "encoder.final_norm.scale": "encoder/encoder_norm/scale",
-    "decoder.final_norm.scale": "decoder/decoder_norm/scale",
-    "encoder.relative_bias.rel_embedding": "encoder/relpos_bias/rel_embedding",
-    "decoder.relative_bias.rel_embedding": "decoder/relpos_bias/rel_embedding",
-}
-BLOCK_NAMES = {
-    "cross_attention": "encoder_decoder_attention",
-    "mlp": "mlp",
-    "pre_cross_attention_norm": "pre_cross_attention_layer_norm",
-    "pre_mlp_norm": "pre_mlp_layer_norm",
-}
 
 
-def make_model(*, rngs):
-    return EncoderDecoder(CONFIG, rngs=rngs)
-
-
-def t5x_names(path):
+def names_of(path):
     """Returns T5X's name of a parameter, or one name per layer of a stack."""
-    dotted = ".".join(str(key.key) for key in path)
-    if dotted in SHARED_NAMES:
-        return SHARED_NAMES[dotted]
-    stack, _, block, leaf = dotted.split(".")
-    own = "" if stack == "encoder" else "self_"
-    block = {
-        "attention": f"{own}attention",
-        "pre_attention_norm": f"pre_{own}attention_layer_norm",
-        **BLOCK_NAMES,
-    }[block]
-    leaf = leaf if leaf == "scale" else f"{leaf}/kernel"
-    return [f"{stack}/layers_{layer}/{block}/{leaf}" for layer in range(2)]
-
-
-def read_batch(golden, index):
-    def packed(tokens, valid):
-        # Each row is one example, so its columns are its positions.
-        places = np.arange(tokens.shape[1], dtype=np.int32)
-        columns = np.where(valid, places.reshape(1, -1), -1)[:, None]
-        positions = np.where(valid, places.reshape(1, -1), 0)
-        return Packed(tokens, valid.astype(np.int32), positions, columns)
-
-    fields = {
-        name: golden[f"batch{index}/{name}"].astype(np.int32)
-        for name in (
-            "encoder_input_tokens",
-            "decoder_input_tokens",
-            "decoder_target_tokens",
-        )
-    }
-    inputs, decoder_inputs, targets = fields.values()
-    valid = targets > 0
-    return Batch(
-        encoder=packed(inputs, inputs > 0),
-        decoder=packed(decoder_inputs, valid),
-        targets=targets,
-        loss_weights=golden[f"batch{index}/decoder_loss_weights"].astype(np.float32),
-        denoiser_ids=np.where(valid, 0, -1).astype(np.int32),
-        prefix_lengths=np.zeros((len(targets), 1), np.int32),
-    )
+    return list(t5x_names(tuple(key.key for key in path), "encoder_decoder"))
 
 
 def make_step(make_model, optimizer, mesh):
@@ -161,10 +87,8 @@ def test_adafactor_repeats_the_trajectory_of_t5x(variant):
     step = make_step(make_model, optimizer, mesh)
 
     def read_param(path, leaf):
-        names = t5x_names(path)
-        if isinstance(names, str):
-            return jnp.asarray(golden[f"initial/{names}"])
-        return jnp.stack([golden[f"initial/{name}"] for name in names])
+        arrays = [golden[f"initial/{name}"] for name in names_of(path)]
+        return jnp.stack(arrays).reshape(leaf.shape)
 
     params = jax.tree.map_with_path(read_param, model.abstract_params)
     state = init_state(make_model, optimizer, mesh, seed=0)._replace(params=params)
@@ -172,19 +96,16 @@ def test_adafactor_repeats_the_trajectory_of_t5x(variant):
     for index in (0, 1, 2, 3, 4, 0):
         if index == 0 and losses:
             final = jax.device_get(state.params)
-        state, sums = step(state, read_batch(golden, index))
+        state, sums = step(state, read_batch_at(golden, f"batch{index}/"))
         losses.append(float(sums.loss[0] + sums.z_loss))
 
     expected = [*golden[f"{variant}/loss"], golden[f"{variant}/loss_after_on_batch0"]]
     np.testing.assert_allclose(losses, expected, rtol=T5X_LOSS_RTOL)
     for path, leaf in jax.tree.leaves_with_path(final):
-        names = t5x_names(path)
-        pairs = (
-            [(names, leaf)] if isinstance(names, str) else zip(names, leaf, strict=True)
-        )
-        for name, array in pairs:
+        names = names_of(path)
+        for name, array in zip(names, leaf.reshape(len(names), -1), strict=True):
             np.testing.assert_allclose(
-                array.ravel()[::37],
+                array[::37],
                 golden[f"{variant}/final/{name}"],
                 rtol=0,
                 atol=T5X_PARAMS_ATOL,
@@ -265,7 +186,7 @@ def test_adafactor_goes_on_where_t5x_stopped_in_its_scanned_model():
     step = make_step(make_scanned, optimizer, mesh)
     losses = []
     for index in (3, 4):
-        state, sums = step(state, read_batch(batches, index))
+        state, sums = step(state, read_batch_at(batches, f"batch{index}/"))
         losses.append(float(sums.loss[0] + sums.z_loss))
     np.testing.assert_allclose(losses, golden["loss"], rtol=T5X_LOSS_RTOL)
 

@@ -8,13 +8,12 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
-from checkpoint_toys import make_checkpoint
+from checkpoint_toys import make_checkpoint, save
 from flax import traverse_util
 from training_toys import ToyBatches, ToyModel, make_settings, make_vocab, run_train
 
 from ul2.interop import own
 from ul2.interop.checkpoint import Moments
-from ul2.interop.staging import Staging
 from ul2.interop.tensors import cast, from_array
 from ul2.models import architectures
 from ul2.sharding.mesh import make_mesh
@@ -282,13 +281,6 @@ def random_moments(step=7):
     )
 
 
-def write_own(folder, checkpoint):
-    staging = Staging(folder, {})
-    own.write(checkpoint, staging, None)
-    staging.commit()
-    return folder
-
-
 @pytest.mark.parametrize("form", ["arrays", "imported"])
 def test_moments_of_others_become_the_state_of_the_optimizer(form, tmp_path):
     moments = random_moments()
@@ -296,7 +288,7 @@ def test_moments_of_others_become_the_state_of_the_optimizer(form, tmp_path):
     if form == "arrays":
         origin = open_arrays(moments=moments)
     else:
-        origin = of_run(write_own(tmp_path / "out", checkpoint))
+        origin = of_run(save(own.write, checkpoint, tmp_path / "out"))
     assert origin.steps == 7
     make_model = architectures.make_model(CHECKPOINT.architecture, CHECKPOINT.config)
     mesh = make_mesh("fsdp=2,tensor=2", jax.devices()[:4])
@@ -322,7 +314,7 @@ def test_bfloat16_parameters_are_read_in_float32_into_shards(form, tmp_path):
     if form == "arrays":
         origin = open_arrays(checkpoint)
     else:
-        origin = of_run(write_own(tmp_path / "out", checkpoint))
+        origin = of_run(save(own.write, checkpoint, tmp_path / "out"))
     make_model = architectures.make_model(CHECKPOINT.architecture, CHECKPOINT.config)
     mesh = make_mesh("fsdp=2,tensor=2", jax.devices()[:4])
     params = origin.read_params(abstract_of(make_model, mesh=mesh).params)
@@ -333,7 +325,7 @@ def test_bfloat16_parameters_are_read_in_float32_into_shards(form, tmp_path):
 
 
 def test_checkpoint_is_a_model_by_itself(tmp_path, one_device):
-    run = write_own(tmp_path / "out", CHECKPOINT)
+    run = save(own.write, CHECKPOINT, tmp_path / "out")
     assert opt_state_shapes(run, 0) is None
     expected = np.asarray(CHECKPOINT.params["embedder.embedding"].read())
     for path in (run, run / "checkpoints", run / "checkpoints" / "0"):
