@@ -89,9 +89,11 @@ class ToyModel:
         scores = []
         for prompt, target in zip(prompts, targets, strict=True):
             mode, text = read(prompt)
-            self.asked.append((text, target, mode))
-            log_prob = self.log_probs.get((text, target), -math.inf)
-            scores.append(ToyScore(log_prob, len(target.split()) + 1))
+            assert target[-1] == VOCAB.eos_id
+            choice = WordTokenizer().decode(target)
+            self.asked.append((text, choice, mode))
+            log_prob = self.log_probs.get((text, choice), -math.inf)
+            scores.append(ToyScore(log_prob, len(target)))
         return scores
 
 

@@ -4,7 +4,7 @@ import pytest
 from evaluation_toys import ToyModel, ToyScore, WordTokenizer, make_task
 
 from ul2.decoding.settings import DecodingSettings
-from ul2.evaluation.evaluator import check_split, takes_seqio
+from ul2.evaluation.evaluator import TaskEvaluator, takes_seqio
 from ul2.evaluation.prediction import choice_value, make_prompts
 from ul2.evaluation.settings import EvaluationSettings
 from ul2.evaluation.task_evaluation import evaluate_task
@@ -227,8 +227,35 @@ def test_settings_that_make_no_sense_are_refused(fields, line):
 
 
 def test_split_that_a_task_lacks_is_refused_with_those_it_has():
+    settings = EvaluationSettings(split="test")
     with pytest.raises(ValueError, match="--split=test: task 'toy' has validation"):
-        check_split(make_task(), "test")
+        TaskEvaluator(settings, None, no_scores, [make_task()])
+
+
+def test_missing_data_show_before_anything_is_evaluated():
+    def read(name, split, **options):
+        if name == "two":
+            raise ValueError("download it.")
+        return [RED]
+
+    tasks = [make_task("one"), make_task("two")]
+    evaluator = TaskEvaluator(EvaluationSettings(), None, read, tasks)
+    with pytest.raises(ValueError, match="download it"):
+        evaluator.prepare()
+    ranking = EvaluationSettings(method="rank")
+    evaluator = TaskEvaluator(ranking, None, lambda *a, **k: [FREE], tasks)
+    with pytest.raises(ValueError, match="no choices to rank"):
+        evaluator.prepare()
+
+
+@pytest.mark.parametrize(
+    ("examples", "line"),
+    [([], "no example in split 'validation'"), ([TextExample("q:", "")], "not public")],
+)
+def test_split_without_examples_or_answers_is_refused(examples, line):
+    evaluator = TaskEvaluator(EvaluationSettings(), None, lambda *a, **k: examples)
+    with pytest.raises(ValueError, match=line):
+        evaluator(ToyModel({}), make_task(), None)
 
 
 def test_seqio_road_is_taken_for_tfds_where_it_can_be():

@@ -37,11 +37,14 @@ class Evaluation:
         settings = EvaluationSettings(**settings)
         evaluator = TaskEvaluator(settings, None, lambda *a, **k: EXAMPLES)
 
-        def evaluate(model, task, mode):
-            if len(self.evaluated) >= stop_after:
-                raise KeyboardInterrupt
-            self.evaluated.append((task.name, mode))
-            return evaluator(model, task, mode)
+        class Counting:
+            prepare = staticmethod(evaluator.prepare)
+
+            def __call__(_, model, task, mode):  # noqa: N805
+                if len(self.evaluated) >= stop_after:
+                    raise KeyboardInterrupt
+                self.evaluated.append((task.name, mode))
+                return evaluator(model, task, mode)
 
         def open_model(candidate):
             self.opened.append(candidate.label)
@@ -57,7 +60,7 @@ class Evaluation:
             mesh=make_mesh("auto"),
         )
         results = Results(self.out)
-        found = evaluation.run(plan, open_model, evaluate, results, self.said.append)
+        found = evaluation.run(plan, open_model, Counting(), results, self.said.append)
         results.write({"rows": []})
         return found
 

@@ -6,7 +6,9 @@ import json
 import pytest
 from rich.console import Console
 
+from ul2.evaluation.candidates import Candidate
 from ul2.evaluation.summary import (
+    check_reference,
     choose_columns,
     print_table,
     reference_scores,
@@ -114,6 +116,17 @@ def test_reference_may_be_another_evaluation(tmp_path):
         assert summary["rows"][0]["relative_gain"]["mean"] == pytest.approx(10)
     with pytest.raises(ValueError, match="--reference=c is none of the checkpoints"):
         summarize(RESULTS, {}, "c")
+
+
+def test_reference_is_checked_before_anything_is_evaluated(tmp_path):
+    candidates = [Candidate(tmp_path / "run", 3, "run@3", True)]
+    check_reference("run@3", candidates)
+    check_reference(str(tmp_path / "run"), candidates)
+    with pytest.raises(ValueError, match="--reference=c is none of the checkpoints"):
+        check_reference("c", candidates)
+    (tmp_path / "results.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"no results\.json of ul2 eval"):
+        check_reference(str(tmp_path), candidates)
 
 
 def test_score_that_is_no_number_is_a_dash():

@@ -3,10 +3,10 @@
     direct   rows -> `TextExample`s -> model -> `TextTask.score`
     seqio    the task in seqio's registry -> `seqio.Evaluator` -> model -> its metrics
 
-Both roads give the same scores of the same predictions. seqio's is taken where it is
-at hand anyway, because TFDS reads the rows; without TensorFlow everything whose rows
-come from files still works. What seqio's Evaluator knows nothing of goes the direct
-road: choices, exemplars, votes, the calculator.
+Both roads give the same scores of the same predictions. seqio's is taken for data sets
+of TFDS and for users' own seqio tasks; everything whose rows come from files works
+without TensorFlow. What seqio's Evaluator knows nothing of goes the direct road, too:
+choices, exemplars, votes, the calculator.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -17,7 +17,7 @@ from ul2.evaluation.prediction import Model
 from ul2.evaluation.settings import EvaluationSettings
 from ul2.evaluation.task_evaluation import TaskResult, evaluate_task
 from ul2.evaluation.teacher_forced import TeacherForced, TokenScore
-from ul2.tasks.text_task import TextExample, TextTask, Tfds
+from ul2.tasks.text_task import Seqio, TextExample, TextTask, Tfds
 
 # `ul2.tasks.examples.read_examples`.
 Read = Callable[..., Iterable[TextExample]]
@@ -30,14 +30,37 @@ class TaskEvaluator:
         settings: how.
         mesh: where models run.
         read: returns the examples of a task.
+        tasks: all that will come.
+
+    Raises:
+        ValueError: a task lacks the split.
     """
 
-    def __init__(self, settings: EvaluationSettings, mesh: Mesh, read: Read) -> None:
+    def __init__(
+        self,
+        settings: EvaluationSettings,
+        mesh: Mesh,
+        read: Read,
+        tasks: Sequence[TextTask] = (),
+    ) -> None:
+        for task in tasks:
+            check_split(task, settings.split)
         self._settings = settings
         self._mesh = mesh
         self._read = read
+        self._tasks = tasks
         self._examples: dict[str, list[TextExample]] = {}
         self._forced: tuple[Model, TeacherForced] | None = None
+
+    def prepare(self) -> None:
+        """Reads the data of all tasks, so that what is wrong shows before any work.
+
+        Raises:
+            ValueError: data are missing, cannot be scored, or do not suit the method.
+        """
+        for task in self._tasks:
+            examples = self._examples_of(task)
+            takes_seqio(self._settings, task, self._settings.method_for(task, examples))
 
     def __call__(self, model: Model, task: TextTask, mode: str | None) -> TaskResult:
         """Evaluates a model on a task in a mode.
@@ -65,7 +88,6 @@ class TaskEvaluator:
     def _examples_of(self, task: TextTask) -> list[TextExample]:
         """Returns the examples of a task, read once."""
         settings = self._settings
-        check_split(task, settings.split)
         if task.name not in self._examples:
             found = self._read(
                 task.name,
@@ -129,5 +151,5 @@ def takes_seqio(settings: EvaluationSettings, task: TextTask, method: str) -> bo
             "--road=direct."
         )
     if settings.road == "auto":
-        return isinstance(task.source, Tfds) and not reasons
+        return isinstance(task.source, Tfds | Seqio) and not reasons
     return settings.road == "seqio"

@@ -76,9 +76,9 @@ class Model(Protocol):
         """Returns `settings.num_decodes` outputs of each prompt."""
 
     def score_from(
-        self, prompts: Sequence[Prompt], targets: Sequence[str]
+        self, prompts: Sequence[Prompt], targets: Sequence[Sequence[int]]
     ) -> Sequence[TargetScore]:
-        """Returns how likely each target is, given its prompt."""
+        """Returns how likely each target, as ids, is, given its prompt."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +126,11 @@ def make_prompts(
         inputs = [*announced, *kept, model.vocab.eos_id]
         prompts.append(Prompt(inputs, [], num_cut=len(ids) - len(kept)))
     return prompts
+
+
+def encode_target(text: str, model: Model) -> list[int]:
+    """Returns an output as ids, EOS last."""
+    return [*model.tokenizer.encode(text), model.vocab.eos_id]
 
 
 def generate(
@@ -196,14 +201,14 @@ def rank(
     widest = max(len(example.choices) for example in examples)
     for numbers in _by_length(prompts, max(1, settings.batch_size // widest)):
         pairs = [
-            (prompts[number], choice)
+            (prompts[number], encode_target(choice, model))
             for number in numbers
             for choice in examples[number].choices
         ]
         # Pairs of one example are neighbours: its inputs are encoded once.
         scores = iter(
             model.score_from(
-                [prompt for prompt, _ in pairs], [choice for _, choice in pairs]
+                [prompt for prompt, _ in pairs], [target for _, target in pairs]
             )
         )
         for number in numbers:

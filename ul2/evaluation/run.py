@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 import jax
 from jax.sharding import Mesh
@@ -23,7 +23,15 @@ from ul2.training.checkpoints import checkpoints_dir
 # What a result of held-out text is called, where a task has its name.
 TEXT: Final = "text"
 
-EvaluateTask = Callable[[Model, TextTask, str | None], TaskResult]
+
+class EvaluateTask(Protocol):
+    """See `ul2.evaluation.evaluator.TaskEvaluator`."""
+
+    def prepare(self) -> None:
+        """Does what can be done without a model; called where one is needed."""
+
+    def __call__(self, model: Model, task: TextTask, mode: str | None) -> TaskResult:
+        """Evaluates a model on a task in a mode."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,6 +46,7 @@ class Plan:
         settings: how tasks are evaluated.
         text: how the held-out text of a candidate is masked; None for no text.
         mesh: where models run.
+        model_options: how checkpoints are opened, as far as it matters to results.
     """
 
     candidates: Sequence[Candidate]
@@ -47,6 +56,7 @@ class Plan:
     settings: EvaluationSettings
     text: Callable[[Candidate], HeldOutText] | None
     mesh: Mesh
+    model_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def run(
@@ -70,16 +80,24 @@ def run(
         ValueError: an input is wrong.
     """
     made = []
-    for candidate in plan.candidates:
+    # All of them first: what is wrong with the last shall not show after the others.
+    jobs = [list(_jobs(plan, one, evaluate_task)) for one in plan.candidates]
+    for candidate, of_candidate in zip(plan.candidates, jobs, strict=True):
         mark = fingerprint(candidate)
         model: Model | None = None
         new: list[Result] = []
-        for job in _jobs(plan, candidate, evaluate_task):
-            identity = {"fingerprint": mark, "mode": shown(job.mode), **job.identity}
+        for job in of_candidate:
+            identity = {
+                "fingerprint": mark,
+                "model_options": dict(plan.model_options),
+                "mode": shown(job.mode),
+                **job.identity,
+            }
             key = files.make_key(identity)
             result = results.find(key)
             if result is None:
                 if model is None:
+                    evaluate_task.prepare()
                     model = open_model(candidate)
                     _warn(plan, model, candidate, say)
                 say(f"{candidate.label}: {job.name}, mode {shown(job.mode)}")

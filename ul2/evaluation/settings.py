@@ -35,8 +35,8 @@ class EvaluationSettings:
         choice_score: what ranks a choice: the log probability of its tokens and EOS,
             summed (T5's rank classification), or divided by their number, or by the
             characters of its text.
-        road: through seqio's Evaluator, or direct; `auto` takes seqio for data sets of
-            TFDS where it can.
+        road: through seqio's Evaluator, or direct; `auto` takes seqio for tasks of TFDS
+            and of seqio's registry, where it can.
         decoding: of `generate`.
         max_tokens: longest output; None for the task's.
         inputs_length: longest inputs in tokens, mode and EOS included; None for the

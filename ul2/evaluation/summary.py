@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ul2.evaluation.candidates import Candidate
 from ul2.evaluation.relative_gain import relative_gain
 from ul2.evaluation.results import RESULTS, Result, read_results
 
@@ -80,21 +81,12 @@ def reference_scores(reference: str, results: Sequence[Result], mode: str) -> Sc
     Raises:
         ValueError: there is no such reference, or which of its rows is meant is open.
     """
-    path = Path(reference).expanduser()
     among = [
         result
         for result in results
-        if reference in (result["checkpoint"], result["path"])
-        or path.absolute() == Path(result["path"]).absolute()
+        if is_reference(reference, result["checkpoint"], result["path"])
     ]
-    if not among:
-        file = path / RESULTS if path.is_dir() else path
-        if not file.is_file():
-            raise ValueError(
-                f"--reference={reference} is none of the checkpoints, and no results "
-                "of another ul2 eval."
-            )
-        among = read_results(file)
+    among = among or read_results(_results_file(reference))
     rows = main_scores(among)
     of_mode = {row: scores for row, scores in rows.items() if row[1] == mode} or rows
     if len(of_mode) != 1:
@@ -105,6 +97,38 @@ def reference_scores(reference: str, results: Sequence[Result], mode: str) -> Sc
         )
     (scores,) = of_mode.values()
     return scores
+
+
+def is_reference(reference: str, label: str, path: str) -> bool:
+    """Returns whether a checkpoint is the reference, by its label or its path."""
+    same_path = Path(reference).expanduser().absolute() == Path(path).absolute()
+    return reference == label or same_path
+
+
+def check_reference(reference: str, candidates: Sequence[Candidate]) -> None:
+    """Refuses a reference that there is not, before anything is evaluated.
+
+    Raises:
+        ValueError: it is none of the checkpoints, and no results.
+    """
+    if not any(is_reference(reference, c.label, str(c.path)) for c in candidates):
+        read_results(_results_file(reference))
+
+
+def _results_file(reference: str) -> Path:
+    """Returns the results that a reference names.
+
+    Raises:
+        ValueError: there are none.
+    """
+    path = Path(reference).expanduser()
+    file = path / RESULTS if path.is_dir() else path
+    if not file.is_file():
+        raise ValueError(
+            f"--reference={reference} is none of the checkpoints, and no results of "
+            "another ul2 eval."
+        )
+    return file
 
 
 def print_table(

@@ -4,7 +4,14 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ul2.evaluation.prediction import Model, Prediction, generate, make_prompts, rank
+from ul2.evaluation.prediction import (
+    Model,
+    Prediction,
+    encode_target,
+    generate,
+    make_prompts,
+    rank,
+)
 from ul2.evaluation.settings import EvaluationSettings
 from ul2.evaluation.teacher_forced import TokenScore, summarize
 from ul2.evaluation.voting import is_answer
@@ -115,16 +122,19 @@ def count_troubles(
     """Returns how many predictions had which trouble.
 
     `unanswered`: postprocessing found no answer. `not_a_choice`: the example has
-    choices, and the prediction is none of them. `sentinel_leaks`: a sentinel of
+    choices, and the answer is none of theirs. `sentinel_leaks`: a sentinel of
     pre-training is in it.
     """
-    pairs = list(zip(examples, predictions, strict=True))
+    unanswered = strangers = 0
+    for example, prediction in zip(examples, predictions, strict=True):
+        answer = task.postprocess(prediction.text, example)
+        allowed = [task.postprocess(choice, example) for choice in example.choices]
+        unanswered += not is_answer(answer)
+        strangers += bool(allowed) and answer not in allowed
     return {
-        "unanswered": sum(not is_answer(task.postprocess(p.text, e)) for e, p in pairs),
-        "not_a_choice": sum(
-            p.text.strip() not in e.choices for e, p in pairs if e.choices
-        ),
-        "sentinel_leaks": sum(p.leaks_sentinel for _, p in pairs),
+        "unanswered": unanswered,
+        "not_a_choice": strangers,
+        "sentinel_leaks": sum(prediction.leaks_sentinel for prediction in predictions),
     }
 
 
@@ -157,10 +167,7 @@ def _targets(
 ) -> tuple[list[list[int]], int]:
     """Returns the ids of the right outputs, and how many were too long."""
     longest = settings.max_tokens or task.targets_length
-    targets = [
-        [*model.tokenizer.encode(example.targets), model.vocab.eos_id]
-        for example in examples
-    ]
+    targets = [encode_target(example.targets, model) for example in examples]
     cut = sum(len(ids) > longest for ids in targets)
     return [ids[:longest] for ids in targets], cut
 
