@@ -78,8 +78,8 @@ class _Rows(NamedTuple):
 class Scorer:
     """Scores given outputs; see the module.
 
-    A score does not depend on what else is scored: every group of targets runs in a
-    program of its own size, together with a fixed number of others.
+    A score depends on no other inputs: the targets of some inputs run in a program of
+    their own size, together with a fixed number of others.
     """
 
     def __init__(
@@ -111,6 +111,7 @@ class Scorer:
         targets: Sequence[Sequence[int]],
         *,
         forced: Sequence[int] | None = None,
+        owners: Sequence[int] | None = None,
     ) -> list[Score]:
         """Returns how likely each target is, given its inputs.
 
@@ -118,11 +119,14 @@ class Scorer:
             inputs: ids, mode and EOS included; equal ones are read once.
             targets: ids; with EOS if that shall count.
             forced: how many leading ids of each target are given, and not counted.
+            owners: whose each target is; those of different owners share no row, so
+                that no rounding depends on others. By default all are of one.
         """
         assert len(inputs) == len(targets)
+        owners = [0] * len(targets) if owners is None else owners
         forced = [0] * len(targets) if forced is None else forced
         by_shape: dict[_Shape, list[_Group]] = {}
-        for group in _groups(inputs, targets):
+        for group in _groups(inputs, targets, owners):
             by_shape.setdefault(self._shape(group), []).append(group)
         found: dict[int, list[float]] = {}
         # The largest first: if memory does not suffice, it shows at once.
@@ -189,13 +193,15 @@ class Scorer:
 
 
 def _groups(
-    inputs: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]
+    inputs: Sequence[Sequence[int]],
+    targets: Sequence[Sequence[int]],
+    owners: Sequence[int],
 ) -> Iterator[_Group]:
     """Yields targets of equal inputs together, in the order of the first of them."""
-    numbers: dict[tuple[int, ...], list[int]] = {}
-    for number, ids in enumerate(inputs):
-        numbers.setdefault(tuple(ids), []).append(number)
-    for ids, all_of_them in numbers.items():
+    numbers: dict[tuple[int, tuple[int, ...]], list[int]] = {}
+    for number, (ids, owner) in enumerate(zip(inputs, owners, strict=True)):
+        numbers.setdefault((owner, tuple(ids)), []).append(number)
+    for (_, ids), all_of_them in numbers.items():
         for start in range(0, len(all_of_them), _TARGETS_PER_ROW):
             some = all_of_them[start : start + _TARGETS_PER_ROW]
             yield _Group(list(ids), [targets[number] for number in some], some)

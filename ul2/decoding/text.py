@@ -8,12 +8,16 @@ filled    The cat sat on the mat.
 Tokens bring their space with them, so the space before a blank belongs to the span.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from ul2.vocab import Vocab
 
 BLANK: Final = "___"
+_SENTINEL_NAME: Final = re.compile(r"<extra_id_(\d{1,5})>")
+
+Encode = Callable[[str], list[int]]
 
 
 class Prompt(NamedTuple):
@@ -21,17 +25,36 @@ class Prompt(NamedTuple):
 
     inputs: list[int]
     forced: list[int]
+    num_blanks: int = 0  # sentinels in the inputs
+    num_cut: int = 0  # ids of the text that were too many
 
 
 def make_prompt(
-    text: str, mode: str | None, encode: Callable[[str], list[int]], vocab: Vocab
+    text: str,
+    mode: str | None,
+    encode: Encode,
+    vocab: Vocab,
+    *,
+    prefix: str = "",
+    max_inputs: int | None = None,
 ) -> Prompt:
     """Returns the ids of a text: its mode first, a sentinel for every blank, EOS last.
 
     With a blank, the output is made to start with the first sentinel.
 
+    Args:
+        text: with or without blanks.
+        mode: R, S, X or None.
+        encode: text to ids.
+        vocab: sentinels and modes.
+        prefix: text that the output must begin with, behind the first sentinel if
+            there is one.
+        max_inputs: ids to keep, mode and EOS included; the end of the text is cut
+            off. None keeps all.
+
     Raises:
-        ValueError: there are more blanks than sentinels, or the mode is unknown.
+        ValueError: there are more blanks than sentinels, the mode is unknown, or
+            `max_inputs` has no room for any text.
     """
     pieces = text.split(BLANK)
     if len(pieces) - 1 > len(vocab.sentinel_ids):
@@ -40,12 +63,46 @@ def make_prompt(
             f"{len(vocab.sentinel_ids)} sentinels."
         )
     *before_blanks, last = pieces
-    inputs = list(vocab.mode(mode))
+    ids: list[int] = []
     for piece, sentinel in zip(before_blanks, vocab.sentinel_ids, strict=False):
-        inputs += [*encode(piece.removesuffix(" ")), sentinel]
-    inputs += encode(last)
-    forced = list(vocab.sentinel_ids[:1]) if len(pieces) > 1 else []
-    return Prompt([*inputs, vocab.eos_id], forced)
+        ids += [*encode(piece.removesuffix(" ")), sentinel]
+    ids += encode(last)
+    announced = vocab.mode(mode)
+    room = len(ids) if max_inputs is None else max_inputs - len(announced) - 1
+    if ids and room < 1:
+        raise ValueError(
+            f"max_inputs={max_inputs} has no room for text beside the mode and EOS."
+        )
+    kept = ids[:room]
+    sentinels = [token for token in kept if token in vocab.sentinel_ids]
+    return Prompt(
+        inputs=[*announced, *kept, vocab.eos_id],
+        forced=[*sentinels[:1], *encode(prefix)] if prefix else sentinels[:1],
+        num_blanks=len(sentinels),
+        num_cut=len(ids) - len(kept),
+    )
+
+
+def encode_output(text: str, encode: Encode, vocab: Vocab) -> list[int]:
+    """Returns the ids of an output in which sentinels are written as their names.
+
+    "<extra_id_0> cat<extra_id_1> mat"  ->  150 " cat" 151 " mat"
+
+    Only the outputs of texts with blanks have sentinels; elsewhere such a name is text.
+
+    Raises:
+        ValueError: the vocabulary has no such sentinel.
+    """
+    before, *rest = _SENTINEL_NAME.split(text)
+    ids = encode(before) if before else []
+    for index, span in zip(rest[::2], rest[1::2], strict=True):
+        if int(index) >= len(vocab.sentinel_ids):
+            raise ValueError(
+                f"<extra_id_{index}> is not one of the {len(vocab.sentinel_ids)} "
+                "sentinels of the vocabulary."
+            )
+        ids += [vocab.sentinel_ids[int(index)], *encode(span)]
+    return ids
 
 
 def fill(

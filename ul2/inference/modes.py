@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from ul2.interop.checkpoint import Checkpoint
+from ul2.interop.vocabulary import CONTRACT
 from ul2.vocab import MODES
 
 # Families of published models. UL2 was trained with modes; Flan-UL2 unlearned them.
@@ -28,7 +29,9 @@ def trained_modes(checkpoint: Checkpoint, objective: Any) -> tuple[str, ...] | N
     preset = checkpoint.preset or ""
     if preset.startswith(_WITH_MODES):
         return MODES
-    return () if preset.startswith(_WITHOUT_MODES) else None
+    # What we exported may have the sizes of a T5 and still know the modes.
+    is_theirs = not (checkpoint.path / CONTRACT).is_file()
+    return () if is_theirs and preset.startswith(_WITHOUT_MODES) else None
 
 
 def modes_of(objective: Any) -> tuple[str, ...] | None:
