@@ -9,6 +9,12 @@ Legend of the shapes, valid in every file here:
     S  longest example, as keys     F  feed-forward width
     R  relative position buckets    V  padded vocabulary
 
+    and in decoding (`cache.py`):
+
+    E  examples                     P  positions of a prompt
+    J  hypotheses of an example     W  columns written behind it
+    Y  layers
+
 Read `attention.py` first (packed rows, and how examples are cut out of them), then
 `blocks.py` (layers and the scan over them), then the two architectures.
 """

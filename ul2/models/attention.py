@@ -10,15 +10,16 @@ number of examples in a batch.
 """
 
 import math
-from typing import Final
+from typing import Final, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from ul2.axes import EMBED, HEADS, KV_HEADS
 from ul2.batch import Packed
+from ul2.models.cache import Cache, KeyValues, StepBias, write_column
 from ul2.models.config import ModelConfig
 from ul2.models.dropout import DropoutKey, dropout
 from ul2.models.masks import Mask
@@ -62,6 +63,81 @@ def attend(
     return out.reshape(examples, num_heads, length, width)
 
 
+class Place(NamedTuple):
+    """Where the new tokens of a step stand, and what they see."""
+
+    layer: Int[Array, ""]  # of the stack
+    column: Int[Array, ""]  # of what is written
+    positions: Int[Array, "E 1"]  # in the example, prompt included
+    prompt_valid: Bool[Array, "E P"]
+
+    @classmethod
+    def of(cls, cache: Cache, column: Int[Array, ""]) -> "Place":
+        """Returns the place of a column, in the first layer."""
+        lengths = cache.prompt_lengths
+        columns = jnp.arange(cache.prompt.keys.shape[-2])
+        return cls(
+            jnp.zeros((), jnp.int32),
+            column,
+            lengths[:, None] + column,
+            columns < lengths[:, None],
+        )
+
+
+def attend_step(
+    q: Float[Array, "E J H K"],
+    shared: KeyValues,
+    shared_valid: Bool[Array, "E S"],
+    own: KeyValues | None = None,
+    place: Place | None = None,
+    bias: StepBias | None = None,
+) -> Float[Array, "E J HK"]:
+    """Does for one token of each hypothesis what `attend` does for whole examples.
+
+    Args:
+        q: one query per hypothesis.
+        shared: keys and values [E, G, S, K] that all hypotheses of an example see.
+        shared_valid: which of them there are.
+        own: each hypothesis' own [E, J, G, W, K], up to the column of `place`.
+        place: where the queries stand; with `own`.
+        bias: added to the logits; with `own`.
+    """
+    examples, hypotheses, num_heads, width = q.shape
+    groups = shared.keys.shape[1]
+    # Hypotheses and the query heads of a group are one tall matrix per key head.
+    grouped = q.reshape(examples, hypotheses, groups, -1, width)
+    tall = jnp.swapaxes(grouped, 1, 2).reshape(examples, groups, -1, width)
+    logits = jnp.einsum(
+        "egqk,egsk->egqs", tall, shared.keys, preferred_element_type=jnp.float32
+    )
+    logits = logits.reshape(examples, groups, hypotheses, -1, logits.shape[-1])
+    visible = shared_valid[:, None, None, None, :]
+    num_shared = logits.shape[-1]
+    if bias is not None:
+        by_head = bias.prompt.reshape(groups, -1, *bias.prompt.shape[1:])
+        logits += jnp.transpose(by_head, (2, 0, 1, 3))[:, :, None].astype(jnp.float32)
+    logits = jnp.where(visible, logits, _UNSEEN)
+    if own is not None:
+        assert place is not None
+        behind = jnp.einsum(
+            "ejgnk,ejgwk->egjnw", grouped, own.keys, preferred_element_type=jnp.float32
+        )
+        if bias is not None:
+            by_head = bias.written.reshape(groups, 1, -1, bias.written.shape[-1])
+            behind += by_head.astype(jnp.float32)
+        seen = jnp.arange(behind.shape[-1]) <= place.column
+        behind = jnp.where(seen, behind, _UNSEEN)
+        logits = jnp.concatenate([logits, behind], axis=-1)
+    weights = jax.nn.softmax(logits, axis=-1).astype(shared.values.dtype)
+    read = weights[..., :num_shared].reshape(examples, groups, -1, num_shared)
+    out = jnp.einsum("egqs,egsk->egqk", read, shared.values)
+    out = out.reshape(examples, groups, hypotheses, -1, width)
+    out = jnp.swapaxes(out, 1, 2)
+    if own is not None:
+        out += jnp.einsum("egjnw,ejgwk->ejgnk", weights[..., num_shared:], own.values)
+    return out.reshape(examples, hypotheses, num_heads * width)
+
+
 class Attention(nnx.Module):
     """Grouped-query attention; self-attention where queries and keys are one side.
 
@@ -96,13 +172,15 @@ class Attention(nnx.Module):
         mask: Mask,
         bias: Float[Array, "H L S"] | None,
         dropout_key: DropoutKey,
-    ) -> Float[Array, "B T D"]:
-        """Lets each example of `x` attend to the example of `source` beside it."""
-        q = self._project(x, self.query, packed)
+    ) -> tuple[Float[Array, "B T D"], KeyValues]:
+        """Lets each example of `x` attend to the example of `source` beside it.
+
+        Returns:
+            What it read, and the keys and values [E, G, S, K] that it read from.
+        """
+        q = self._scaled(self._project(x, self.query, packed))
         k = self._project(source, self.key, source_packed)
         v = self._heads(project(source, self.value), source_packed)
-        if self.config.positions == "rope":
-            q = q * jnp.asarray(1 / math.sqrt(self.config.head_dim), q.dtype)
         visible = mask.materialize(jnp.arange(q.shape[2]), jnp.arange(k.shape[2]))
         attended = attend(
             q,
@@ -115,18 +193,81 @@ class Attention(nnx.Module):
         )
         by_position = jnp.swapaxes(attended, 1, 2)
         examples = by_position.reshape(*packed.columns.shape, -1)
-        return project(pack(examples, packed), self.out)
+        return project(pack(examples, packed), self.out), KeyValues(k, v)
+
+    def step_self(
+        self,
+        x: Float[Array, "E J D"],
+        place: Place,
+        prompt: KeyValues,
+        written: KeyValues,
+        bias: StepBias | None,
+    ) -> tuple[Float[Array, "E J D"], KeyValues]:
+        """Lets one new token of each hypothesis attend to all before it.
+
+        Args:
+            x: the new tokens.
+            place: where they stand.
+            prompt: this layer's.
+            written: all layers', without the new tokens.
+            bias: of the new tokens and what they see.
+
+        Returns:
+            What they read, and `written` with them.
+        """
+        new = KeyValues(
+            self._split(self._turned(project(x, self.key), place.positions)),
+            self._split(project(x, self.value)),
+        )
+        written = write_column(
+            written,
+            KeyValues(*(array[..., None, :] for array in new)),
+            place.layer,
+            place.column,
+        )
+        own = KeyValues(
+            *(
+                jax.lax.dynamic_index_in_dim(array, place.layer, keepdims=False)
+                for array in written
+            )
+        )
+        q = self._turned(project(x, self.query), place.positions)
+        out = attend_step(
+            self._scaled(self._split(q)), prompt, place.prompt_valid, own, place, bias
+        )
+        return project(out, self.out), written
+
+    def step_memory(
+        self, x: Float[Array, "E J D"], memory: KeyValues, valid: Bool[Array, "E S"]
+    ) -> Float[Array, "E J D"]:
+        """Lets one new token of each hypothesis attend to its encoder's output."""
+        q = self._scaled(self._split(project(x, self.query)))
+        return project(attend_step(q, memory, valid), self.out)
+
+    def _scaled(self, q: Float[Array, "*dims K"]) -> Float[Array, "*dims K"]:
+        """Divides by sqrt(K) where the initialisation has not done so."""
+        if self.config.positions != "rope":
+            return q
+        return q * jnp.asarray(1 / math.sqrt(self.config.head_dim), q.dtype)
+
+    def _split(self, x: Float[Array, "E J HK"]) -> Float[Array, "E J H K"]:
+        """Gives every head its own dim."""
+        return x.reshape(*x.shape[:2], -1, self.config.head_dim)
+
+    def _turned(
+        self, x: Float[Array, "B T HK"], positions: Int[Array, "#B #T"]
+    ) -> Float[Array, "B T HK"]:
+        """Rotates queries or keys to their positions, if this is RoPE."""
+        if not self.rotary:
+            return x
+        turned = rotate(self._split(x), positions, theta=self.config.rope_theta)
+        return turned.reshape(x.shape)
 
     def _project(
         self, x: Float[Array, "B T D"], kernel: nnx.Param, packed: Packed
     ) -> Float[Array, "E H L K"]:
         """Makes queries or keys, rotated to their positions if this is RoPE."""
-        projected = project(x, kernel)
-        if self.rotary:
-            heads = projected.reshape(*x.shape[:2], -1, self.config.head_dim)
-            heads = rotate(heads, packed.positions, theta=self.config.rope_theta)
-            projected = heads.reshape(projected.shape)
-        return self._heads(projected, packed)
+        return self._heads(self._turned(project(x, kernel), packed.positions), packed)
 
     def _heads(
         self, x: Float[Array, "B T HK"], packed: Packed

@@ -4,12 +4,14 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from ul2.axes import BATCH, LAYERS, LENGTH
 from ul2.batch import Packed
-from ul2.models.attention import Attention
+from ul2.models.attention import Attention, Place
+from ul2.models.cache import Cache, KeyValues, LayerKeys, StepBias
 from ul2.models.config import ModelConfig
 from ul2.models.constraints import constrain
 from ul2.models.dropout import DropoutKey, dropout, split_key
@@ -68,11 +70,50 @@ class SelfAttentionBlock(nnx.Module):
         memory: Memory | None,
         shared_bias: Float[Array, "H L S"] | None,
         dropout_key: DropoutKey,
-    ) -> Float[Array, "B T D"]:
+    ) -> tuple[Float[Array, "B T D"], LayerKeys]:
         """Runs the layer; `memory` is for layers that have an encoder."""
         attention_key, mlp_key = split_key(dropout_key, 2)
-        x = self.attend_self(x, side, shared_bias, attention_key)
-        return self.feed_forward(x, mlp_key)
+        x, own = self.attend_self(x, side, shared_bias, attention_key)
+        return self.feed_forward(x, mlp_key), LayerKeys(own, None)
+
+    def step(
+        self,
+        x: Float[Array, "E J D"],
+        place: Place,
+        keys: LayerKeys,
+        cache: Cache,
+        shared_bias: StepBias | None,
+    ) -> tuple[Float[Array, "E J D"], KeyValues]:
+        """Runs the layer on one new token of each hypothesis.
+
+        Args:
+            x: the tokens.
+            place: where they stand.
+            keys: this layer's prompt and memory.
+            cache: all layers'.
+            shared_bias: of the stack.
+
+        Returns:
+            The layer's output, and what is written, all layers'.
+        """
+        x, written = self.step_self(x, place, keys, cache, shared_bias)
+        return self.feed_forward(x, None), written
+
+    def step_self(
+        self,
+        x: Float[Array, "E J D"],
+        place: Place,
+        keys: LayerKeys,
+        cache: Cache,
+        shared_bias: StepBias | None,
+    ) -> tuple[Float[Array, "E J D"], KeyValues]:
+        """Adds what the new tokens read from those before them."""
+        bias = shared_bias
+        if self.relative_bias is not None:
+            bias = self.relative_bias.of_step(cache, place.column)
+        y = self.pre_attention_norm(x)
+        y, written = self.attention.step_self(y, place, keys.own, cache.written, bias)
+        return x + y, written
 
     def attend_self(
         self,
@@ -80,7 +121,7 @@ class SelfAttentionBlock(nnx.Module):
         side: Side,
         shared_bias: Float[Array, "H L S"] | None,
         dropout_key: DropoutKey,
-    ) -> Float[Array, "B T D"]:
+    ) -> tuple[Float[Array, "B T D"], KeyValues]:
         """Adds what each position reads from its own example."""
         inner_key, outer_key = split_key(dropout_key, 2)
         bias = shared_bias
@@ -88,8 +129,10 @@ class SelfAttentionBlock(nnx.Module):
             length = side.packed.columns.shape[-1]
             bias = self.relative_bias(length, length)
         y = self.pre_attention_norm(x)
-        y = self.attention(y, side.packed, y, side.packed, side.mask, bias, inner_key)
-        return x + dropout(y, self.dropout_rate, outer_key)
+        y, own = self.attention(
+            y, side.packed, y, side.packed, side.mask, bias, inner_key
+        )
+        return x + dropout(y, self.dropout_rate, outer_key), own
 
     def feed_forward(
         self, x: Float[Array, "B T D"], dropout_key: DropoutKey
@@ -117,13 +160,29 @@ class CrossAttentionBlock(SelfAttentionBlock):
         memory: Memory | None,
         shared_bias: Float[Array, "H L S"] | None,
         dropout_key: DropoutKey,
-    ) -> Float[Array, "B T D"]:
+    ) -> tuple[Float[Array, "B T D"], LayerKeys]:
         """Runs the layer."""
         assert memory is not None
         attention_key, cross_key, mlp_key = split_key(dropout_key, 3)
-        x = self.attend_self(x, side, shared_bias, attention_key)
-        x = self.attend_memory(x, side, memory, cross_key)
-        return self.feed_forward(x, mlp_key)
+        x, own = self.attend_self(x, side, shared_bias, attention_key)
+        x, read = self.attend_memory(x, side, memory, cross_key)
+        return self.feed_forward(x, mlp_key), LayerKeys(own, read)
+
+    def step(
+        self,
+        x: Float[Array, "E J D"],
+        place: Place,
+        keys: LayerKeys,
+        cache: Cache,
+        shared_bias: StepBias | None,
+    ) -> tuple[Float[Array, "E J D"], KeyValues]:
+        """Runs the layer on one new token of each hypothesis."""
+        assert keys.memory is not None
+        assert cache.memory_valid is not None
+        x, written = self.step_self(x, place, keys, cache, shared_bias)
+        y = self.pre_cross_attention_norm(x)
+        x = x + self.cross_attention.step_memory(y, keys.memory, cache.memory_valid)
+        return self.feed_forward(x, None), written
 
     def attend_memory(
         self,
@@ -131,11 +190,11 @@ class CrossAttentionBlock(SelfAttentionBlock):
         side: Side,
         memory: Memory,
         dropout_key: DropoutKey,
-    ) -> Float[Array, "B T D"]:
+    ) -> tuple[Float[Array, "B T D"], KeyValues]:
         """Adds what each position reads from the encoder."""
         inner_key, outer_key = split_key(dropout_key, 2)
         y = self.pre_cross_attention_norm(x)
-        y = self.cross_attention(
+        y, read = self.cross_attention(
             y,
             side.packed,
             memory.encoded,
@@ -144,7 +203,7 @@ class CrossAttentionBlock(SelfAttentionBlock):
             None,
             inner_key,
         )
-        return x + dropout(y, self.dropout_rate, outer_key)
+        return x + dropout(y, self.dropout_rate, outer_key), read
 
 
 class Stack(nnx.Module):
@@ -199,6 +258,62 @@ class Stack(nnx.Module):
         dropout_key: DropoutKey,
     ) -> Float[Array, "B T D"]:
         """Runs embeddings through all layers, without the final norm."""
+        return self._scan(x, side, memory, dropout_key, keep=False)[0]
+
+    def prefill(
+        self, x: Float[Array, "E P D"], side: Side, memory: Memory | None
+    ) -> tuple[Float[Array, "E P D"], LayerKeys]:
+        """Runs prompts, and keeps what each layer read: [Y, E, G, S, K]."""
+        x, keys = self._scan(x, side, memory, None, keep=True)
+        assert keys is not None
+        return self.final_norm(x), keys
+
+    def step(
+        self, x: Float[Array, "E J D"], column: Int[Array, ""], cache: Cache
+    ) -> tuple[Float[Array, "E J D"], Cache]:
+        """Runs one new token of each hypothesis, and writes it into the cache.
+
+        Args:
+            x: its embedding.
+            column: of what is written.
+            cache: what was read and written before.
+        """
+        graphdef, parameters = nnx.split(self.layers)
+        first = Place.of(cache, column)
+        bias = None
+        if self.relative_bias is not None:
+            bias = self.relative_bias.of_step(cache, column)
+
+        def run_layer(
+            carry: tuple[Array, KeyValues], layer: tuple[Any, Any, LayerKeys]
+        ) -> tuple[tuple[Array, KeyValues], None]:
+            x, written = carry
+            index, layer_parameters, keys = layer
+            block = nnx.merge(graphdef, layer_parameters)
+            place = first._replace(layer=index)
+            x, written = block.step(
+                x, place, keys, cache._replace(written=written), bias
+            )
+            return (constrain(x, BATCH, None, None), written), None
+
+        keys = LayerKeys(cache.prompt, cache.memory)
+        (x, written), _ = jax.lax.scan(
+            run_layer,
+            (x, cache.written),
+            (jnp.arange(self.num_layers), parameters, keys),
+        )
+        return self.final_norm(x), cache._replace(written=written)
+
+    def _scan(
+        self,
+        x: Float[Array, "B T D"],
+        side: Side,
+        memory: Memory | None,
+        dropout_key: DropoutKey,
+        *,
+        keep: bool,
+    ) -> tuple[Float[Array, "B T D"], LayerKeys | None]:
+        """Runs all layers; keeps what they read if asked to."""
         first_key, layers_key = split_key(dropout_key, 2)
         length = side.packed.columns.shape[-1]
         bias = None
@@ -206,11 +321,13 @@ class Stack(nnx.Module):
             bias = self.relative_bias(length, length)
         graphdef, parameters = nnx.split(self.layers)
 
-        def run_layer(x: Array, layer: tuple[Any, DropoutKey]) -> tuple[Array, None]:
+        def run_layer(
+            x: Array, layer: tuple[Any, DropoutKey]
+        ) -> tuple[Array, LayerKeys | None]:
             layer_parameters, layer_key = layer
             block = nnx.merge(graphdef, layer_parameters)
-            x = block(x, side, memory, bias, layer_key)
-            return constrain(x, BATCH, LENGTH, None), None
+            x, keys = block(x, side, memory, bias, layer_key)
+            return constrain(x, BATCH, LENGTH, None), keys if keep else None
 
         x = dropout(x, self.config.dropout_rate, first_key)
         x = constrain(x, BATCH, LENGTH, None)
@@ -219,8 +336,9 @@ class Stack(nnx.Module):
             if layers_key is None
             else jax.random.split(layers_key, self.num_layers)
         )
-        x, _ = jax.lax.scan(self._remat(run_layer), x, (parameters, keys))
-        return x
+        kept: LayerKeys | None
+        x, kept = jax.lax.scan(self._remat(run_layer), x, (parameters, keys))
+        return x, kept
 
     def _remat(self, run_layer: Callable[..., Any]) -> Callable[..., Any]:
         if self.config.remat == "none":

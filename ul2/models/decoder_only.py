@@ -4,10 +4,11 @@ from typing import Final
 
 import jax
 from flax import nnx
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from ul2.batch import Batch
 from ul2.models.blocks import SelfAttentionBlock, Side, Stack
+from ul2.models.cache import Cache, make_cache
 from ul2.models.config import ModelConfig
 from ul2.models.embedder import Embedder
 from ul2.models.masks import Causal, Prefix
@@ -47,6 +48,38 @@ class DecoderOnly(nnx.Module):
         side = Side(batch.decoder, Causal() | Prefix(batch.prefix_lengths))
         embedded = self.embedder.embed(batch.decoder.tokens)
         return self.embedder.scale(self.decoder(embedded, side, None, dropout_key))
+
+    def prefill(
+        self, batch: Batch, *, hypotheses: int, columns: int
+    ) -> tuple[Float[Array, "E P D"], Cache]:
+        """Reads prompts, one per row: inputs, and what outputs must begin with.
+
+        Args:
+            batch: the prompts, shifted right as for training; `prefix_lengths` says
+                how much of each is read in both directions.
+            hypotheses: J, outputs to write of each.
+            columns: W, tokens that each may have.
+
+        Returns:
+            The hidden states, ready for `unembed`, and the cache for `step`.
+        """
+        side = Side(batch.decoder, Causal() | Prefix(batch.prefix_lengths))
+        embedded = self.embedder.embed(batch.decoder.tokens)
+        hidden, keys = self.decoder.prefill(embedded, side, None)
+        cache = make_cache(keys, batch, hypotheses, columns)
+        return self.embedder.scale(hidden), cache
+
+    def step(
+        self, tokens: Int[Array, "E J"], column: Int[Array, ""], cache: Cache
+    ) -> tuple[Float[Array, "E J D"], Cache]:
+        """Reads one more token of each hypothesis, the `column`th that it wrote.
+
+        Returns:
+            The hidden states, ready for `unembed`, and the cache with the tokens.
+        """
+        embedded = self.embedder.embed(tokens)
+        hidden, cache = self.decoder.step(embedded, column, cache)
+        return self.embedder.scale(hidden), cache
 
     def unembed(self, hidden: Float[Array, "*dims D"]) -> Float[Array, "*dims V"]:
         """Returns float32 logits. A loss calls this on pieces of the sequence."""

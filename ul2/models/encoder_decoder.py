@@ -4,7 +4,7 @@ from typing import Final
 
 import jax
 from flax import nnx
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from ul2.batch import Batch, Packed
 from ul2.models.blocks import (
@@ -14,6 +14,7 @@ from ul2.models.blocks import (
     Side,
     Stack,
 )
+from ul2.models.cache import Cache, make_cache
 from ul2.models.config import ModelConfig
 from ul2.models.dropout import split_key
 from ul2.models.embedder import Embedder
@@ -73,12 +74,46 @@ class EncoderDecoder(nnx.Module):
         dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "B T D"]:
         """Returns the decoder's hidden states, ready for `unembed`."""
-        assert batch.encoder is not None
-        memory = Memory(encoded, batch.encoder, Keys(batch.encoder.columns >= 0))
+        memory = _memory(batch, encoded)
         # Padding comes after every token, where causality already hides it.
         side = Side(batch.decoder, Causal())
         embedded = self.embedder.embed(batch.decoder.tokens)
         return self.embedder.scale(self.decoder(embedded, side, memory, dropout_key))
+
+    def prefill(
+        self, batch: Batch, *, hypotheses: int, columns: int
+    ) -> tuple[Float[Array, "E P D"], Cache]:
+        """Reads inputs, and what outputs must begin with: one of each per row.
+
+        Args:
+            batch: inputs on the encoder's side; on the decoder's the start id and
+                what outputs must begin with.
+            hypotheses: J, outputs to write of each.
+            columns: W, tokens that each may have.
+
+        Returns:
+            The decoder's hidden states, ready for `unembed`, and the cache for `step`.
+        """
+        assert batch.encoder is not None
+        memory = _memory(batch, self.encode(batch.encoder))
+        embedded = self.embedder.embed(batch.decoder.tokens)
+        hidden, keys = self.decoder.prefill(
+            embedded, Side(batch.decoder, Causal()), memory
+        )
+        cache = make_cache(keys, batch, hypotheses, columns)
+        return self.embedder.scale(hidden), cache
+
+    def step(
+        self, tokens: Int[Array, "E J"], column: Int[Array, ""], cache: Cache
+    ) -> tuple[Float[Array, "E J D"], Cache]:
+        """Reads one more token of each hypothesis, the `column`th that it wrote.
+
+        Returns:
+            The hidden states, ready for `unembed`, and the cache with the tokens.
+        """
+        embedded = self.embedder.embed(tokens)
+        hidden, cache = self.decoder.step(embedded, column, cache)
+        return self.embedder.scale(hidden), cache
 
     def unembed(self, hidden: Float[Array, "*dims D"]) -> Float[Array, "*dims V"]:
         """Returns float32 logits. A loss calls this on pieces of the sequence."""
@@ -89,3 +124,9 @@ class EncoderDecoder(nnx.Module):
     ) -> Float[Array, "B T V"]:
         """Returns the logits of the whole batch at once."""
         return self.unembed(self(batch, dropout_key=dropout_key))
+
+
+def _memory(batch: Batch, encoded: Float[Array, "B T2 D"]) -> Memory:
+    """Returns the encoder's output as the decoder reads it."""
+    assert batch.encoder is not None
+    return Memory(encoded, batch.encoder, Keys(batch.encoder.columns >= 0))

@@ -8,6 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from ul2.axes import BIAS_HEADS, BUCKETS
+from ul2.models.cache import Cache, StepBias
 from ul2.models.config import ModelConfig
 from ul2.models.parameters import BIAS_INIT, make_parameter
 
@@ -82,6 +83,13 @@ class RelativeBias(nnx.Module):
         """Returns the bias of queries 0..L-1 and keys 0..S-1 of any example."""
         distances = jnp.arange(1 - num_queries, num_keys)
         return _skew(self.lookup(distances), num_queries, num_keys)
+
+    def of_step(self, cache: Cache, column: Int[Array, ""]) -> StepBias:
+        """Returns the bias of the token in a column, towards all before it."""
+        prompt = jnp.arange(cache.prompt.keys.shape[-2])
+        written = jnp.arange(cache.written.keys.shape[-2])
+        here = cache.prompt_lengths[:, None] + column
+        return StepBias(self.lookup(prompt - here), self.lookup(written - column))
 
     def lookup(self, relative_positions: Int[Array, "..."]) -> Float[Array, "H ..."]:
         """Returns the bias at each relative position (key minus query)."""

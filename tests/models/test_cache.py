@@ -1,0 +1,100 @@
+"""Steps through a cache give the logits of the whole sequence at once."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from model_fixtures import tiny_model
+
+from ul2.batch import Batch, one_per_row
+
+COLUMNS = 5
+CHANGES = (
+    {},
+    {"positions": "rope"},
+    {"relative_bias": "per_layer"},
+    {"num_kv_heads": 2, "tied_embeddings": True},
+    {"num_kv_heads": 1, "positions": "rope"},
+)
+
+
+def make_batch(inputs, outputs, prefix_lengths):
+    decoder = one_per_row(outputs)
+    return Batch(
+        encoder=None if inputs is None else one_per_row(inputs),
+        decoder=decoder,
+        targets=decoder.tokens,
+        loss_weights=np.ones(decoder.tokens.shape, np.float32),
+        denoiser_ids=np.zeros(decoder.tokens.shape, np.int32),
+        prefix_lengths=np.array(prefix_lengths, np.int32)[:, None],
+    )
+
+
+def make_rows(architecture, lengths):
+    """Returns inputs, whole sequences behind prompts of `lengths`, and prefixes."""
+    rng = np.random.default_rng(0)
+    sequences = [[0, *rng.integers(2, 512, n + COLUMNS - 1).tolist()] for n in lengths]
+    if architecture == "decoder_only":
+        return None, sequences, [max(1, n - 1) for n in lengths]
+    inputs = [rng.integers(2, 512, n).tolist() for n in (5, 9, 2)]
+    return inputs, sequences, [0] * len(lengths)
+
+
+@pytest.mark.parametrize("changes", CHANGES, ids=str)
+@pytest.mark.parametrize("architecture", ["encoder_decoder", "decoder_only"])
+def test_cached_logits_are_those_of_the_whole_sequence(architecture, changes):
+    model = tiny_model(architecture, **changes)
+    lengths = [3, 7, 1]
+    inputs, sequences, prefixes = make_rows(architecture, lengths)
+    whole = model.logits(make_batch(inputs, sequences, prefixes))
+    prompts = [row[:n] for row, n in zip(sequences, lengths, strict=True)]
+    hidden, cache = model.prefill(
+        make_batch(inputs, prompts, prefixes), hypotheses=1, columns=COLUMNS
+    )
+    read = model.unembed(hidden)
+    for row, n in enumerate(lengths):
+        np.testing.assert_allclose(read[row, :n], whole[row, :n], atol=1e-5)
+    for column in range(COLUMNS):
+        tokens = jnp.array(
+            [[r[n + column]] for r, n in zip(sequences, lengths, strict=True)]
+        )
+        hidden, cache = model.step(tokens, jnp.int32(column), cache)
+        logits = model.unembed(hidden)[:, 0]
+        for row, n in enumerate(lengths):
+            np.testing.assert_allclose(
+                logits[row], whole[row, n + column], atol=1e-5, err_msg=str(column)
+            )
+
+
+@pytest.mark.parametrize("architecture", ["encoder_decoder", "decoder_only"])
+def test_hypotheses_share_their_prompt_and_nothing_else(architecture):
+    model = tiny_model(architecture, num_kv_heads=2)
+    inputs, sequences, prefixes = make_rows(architecture, [3, 4, 2])
+    prompts = [row[:n] for row, n in zip(sequences, [3, 4, 2], strict=True)]
+    batch = make_batch(inputs, prompts, prefixes)
+    _, alone = model.prefill(batch, hypotheses=1, columns=2)
+    _, together = model.prefill(batch, hypotheses=3, columns=2)
+    tokens = np.random.default_rng(1).integers(2, 512, (2, 3, 3))
+    for column, step in enumerate(tokens):
+        hidden, together = model.step(jnp.array(step), jnp.int32(column), together)
+    for hypothesis in range(3):
+        cache = alone
+        for column, step in enumerate(tokens):
+            token = jnp.array(step[:, hypothesis : hypothesis + 1])
+            want, cache = model.step(token, jnp.int32(column), cache)
+        np.testing.assert_allclose(hidden[:, hypothesis], want[:, 0], atol=1e-5)
+
+
+def test_reordered_hypothesis_goes_on_from_what_another_wrote():
+    model = tiny_model("encoder_decoder")
+    inputs, _, prefixes = make_rows("encoder_decoder", [1, 1, 1])
+    batch = make_batch(inputs, [[0]] * 3, prefixes)
+    _, cache = model.prefill(batch, hypotheses=2, columns=2)
+    _, cache = model.step(jnp.array([[5, 6]] * 3), jnp.int32(0), cache)
+    swapped = cache.reorder(jnp.array([[1, 0], [0, 0], [1, 1]]))
+    token = jnp.array([[7, 7]] * 3)
+    before, _ = model.step(token, jnp.int32(1), cache)
+    after, _ = model.step(token, jnp.int32(1), swapped)
+    np.testing.assert_array_equal(after[0], before[0, ::-1])
+    np.testing.assert_array_equal(after[1, 1], before[1, 0])
+    np.testing.assert_array_equal(after[2, 0], before[2, 1])
+    assert np.abs(np.asarray(before[0, 0] - before[0, 1])).max() > 1e-3
