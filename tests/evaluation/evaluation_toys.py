@@ -90,7 +90,8 @@ class ToyModel:
         for prompt, target in zip(prompts, targets, strict=True):
             mode, text = read(prompt)
             assert target[-1] == VOCAB.eos_id
-            choice = WordTokenizer().decode(target)
+            assert target[: len(prompt.forced)] == prompt.forced
+            choice = WordTokenizer().decode(target[len(prompt.forced) :])
             self.asked.append((text, choice, mode))
             log_prob = self.log_probs.get((text, choice), -math.inf)
             scores.append(ToyScore(log_prob, len(target)))
@@ -100,10 +101,11 @@ class ToyModel:
 def read(prompt):
     """Returns the mode and the text of a prompt, which must end with EOS."""
     assert prompt.inputs[-1] == VOCAB.eos_id
-    assert not prompt.forced
+    assert prompt.num_blanks == len(prompt.forced)
     first, modes = prompt.inputs[0], {5: "R", 6: "S", 7: "X"}
-    start = first in modes
-    return modes.get(first), WordTokenizer().decode(prompt.inputs[start:-1])
+    start, end = first in modes, -1 - prompt.num_blanks
+    assert prompt.inputs[end:-1] == prompt.forced
+    return modes.get(first), WordTokenizer().decode(prompt.inputs[start:end])
 
 
 def ids_of(text):

@@ -159,12 +159,13 @@ def test_troubles_are_counted():
 
 def test_inputs_are_cut_to_leave_room_for_mode_and_eos():
     model = ToyModel({})
-    prompts = make_prompts(["1 2 3 4 5", "1 2"], "R", model, 5, keep_end=False)
+    prompts = make_prompts(["1 2 3 4 5", "1 2"], "R", model, 5, EvaluationSettings())
     ids = WordTokenizer().encode("1 2 3 4 5")
     # Mode first, EOS last.
     assert prompts[0].inputs == [5, *ids[:3], 1]
     assert [prompt.num_cut for prompt in prompts] == [2, 0]
-    (prompt,) = make_prompts(["1 2 3 4 5"], None, model, 4, keep_end=True)
+    few_shot = EvaluationSettings(shots=1)
+    (prompt,) = make_prompts(["1 2 3 4 5"], None, model, 4, few_shot)
     assert (prompt.inputs, prompt.num_cut) == ([*ids[2:], 1], 2)
     example = TextExample("1 2 3 4 5 6 7 so", "yes")
     for mode, asked in ((None, "1 2 3 4 5 6 7"), ("X", "1 2 3 4 5 6")):
@@ -174,9 +175,24 @@ def test_inputs_are_cut_to_leave_room_for_mode_and_eos():
 
 
 def test_blank_in_a_question_is_no_blank_to_fill():
-    (prompt,) = make_prompts(["is ___ red"], None, ToyModel({}), 9, keep_end=False)
+    settings = EvaluationSettings()
+    (prompt,) = make_prompts(["is ___ red"], None, ToyModel({}), 9, settings)
     assert (prompt.num_blanks, prompt.forced) == (0, [])
     assert not {3, 4} & set(prompt.inputs)
+
+
+def test_infilling_ends_inputs_with_a_blank_that_the_output_fills():
+    settings = EvaluationSettings(infill=True)
+    (prompt,) = make_prompts(["1 2 3 4"], "X", ToyModel({}), 6, settings)
+    ids = WordTokenizer().encode("1 2 3")
+    assert prompt == ([7, *ids, 3, 1], [3], 1, 1)
+    model = ToyModel({"3 + 4": "<extra_id_0> 7"})
+    result = evaluate(model, make_task(), [FREE], infill=True)
+    assert result.scores == {"accuracy": 100}
+    assert result.counts["sentinel_leaks"] == 0
+    assert result.rows[0]["prediction"] == "7"
+    model = ToyModel({}, {("is it red", "yes"): -1.0, ("is it red", "no"): -2.0})
+    assert evaluate(model, make_task(), [RED], infill=True).scores == {"accuracy": 100}
 
 
 def test_sentinels_are_forbidden_by_choice_and_counted_otherwise():
@@ -263,7 +279,7 @@ def test_seqio_road_is_taken_for_tfds_where_it_can_be():
     auto = EvaluationSettings()
     assert takes_seqio(auto, tfds, "generate")
     assert not takes_seqio(auto, tfds, "rank")
-    assert not takes_seqio(EvaluationSettings(shots=1), tfds, "generate")
+    assert takes_seqio(EvaluationSettings(shots=1), tfds, "generate")
     assert not takes_seqio(EvaluationSettings(calculator=True), tfds, "generate")
     assert not takes_seqio(auto, make_task(), "generate")
     seqio = EvaluationSettings(road="seqio")

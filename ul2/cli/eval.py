@@ -128,6 +128,11 @@ def _add_how(command: argparse.ArgumentParser) -> None:
         help="put the equations of an output right before its answer is read",
     )
     group.add_argument(
+        "--infill",
+        action="store_true",
+        help="end inputs with a blank that the output fills, as in pre-training",
+    )
+    group.add_argument(
         "--forbid_sentinels",
         action="store_true",
         help="let no output hold a sentinel, instead of counting those that do",

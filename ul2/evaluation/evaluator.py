@@ -6,7 +6,7 @@
 Both roads give the same scores of the same predictions. seqio's is taken for data sets
 of TFDS and for users' own seqio tasks; everything whose rows come from files works
 without TensorFlow. What seqio's Evaluator knows nothing of goes the direct road, too:
-choices, exemplars, votes, the calculator.
+choices, votes, the calculator.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -140,7 +140,6 @@ def takes_seqio(settings: EvaluationSettings, task: TextTask, method: str) -> bo
     """
     needs_direct = {
         f"--method {method}": method != "generate",
-        f"--shots={settings.shots}": settings.shots > 0,
         f"--num_samples={settings.num_samples}": settings.num_samples > 0,
         "--calculator": settings.calculator,
     }

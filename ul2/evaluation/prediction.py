@@ -15,7 +15,7 @@ from ul2.evaluation.calculator import recompute
 from ul2.evaluation.settings import EvaluationSettings
 from ul2.evaluation.voting import vote
 from ul2.tasks.text_task import TextExample, TextTask
-from ul2.vocab import Vocab
+from ul2.vocab import Vocab, sentinel_text
 
 
 class Output(Protocol):
@@ -103,34 +103,49 @@ def make_prompts(
     mode: str | None,
     model: Model,
     max_inputs: int,
-    *,
-    keep_end: bool,
+    settings: EvaluationSettings,
 ) -> list[Prompt]:
     """Returns texts as a model reads them: mode first, EOS last, not too long.
 
+    [S] 11 12 <eos>, or with `infill` [X] 11 12 <extra_id_0> <eos>
+
     A blank `___` in the text of a task is a part of its question, not one to fill.
+    Where there are exemplars, what is too long loses its start: the question stands at
+    its end.
 
     Args:
         texts: inputs of examples.
         mode: R, S, X or None.
         model: its tokenizer and vocabulary.
         max_inputs: ids of a prompt, mode and EOS included.
-        keep_end: cut the start of a text: the question stands behind its exemplars.
+        settings: of the evaluation.
     """
-    announced = model.vocab.mode(mode)
-    room = max(1, max_inputs - len(announced) - 1)
+    blank = blank_of(model, settings)
+    before, after = model.vocab.mode(mode), [*blank, model.vocab.eos_id]
+    room = max(1, max_inputs - len(before) - len(after))
     prompts = []
     for text in texts:
         ids = model.tokenizer.encode(text)
-        kept = ids[-room:] if keep_end else ids[:room]
-        inputs = [*announced, *kept, model.vocab.eos_id]
-        prompts.append(Prompt(inputs, [], num_cut=len(ids) - len(kept)))
+        kept = ids[-room:] if settings.shots else ids[:room]
+        prompts.append(
+            Prompt(
+                inputs=[*before, *kept, *after],
+                forced=blank,
+                num_blanks=len(blank),
+                num_cut=len(ids) - len(kept),
+            )
+        )
     return prompts
 
 
-def encode_target(text: str, model: Model) -> list[int]:
-    """Returns an output as ids, EOS last."""
-    return [*model.tokenizer.encode(text), model.vocab.eos_id]
+def blank_of(model: Model, settings: EvaluationSettings) -> list[int]:
+    """Returns what stands for the blank that an output fills, if it fills one."""
+    return list(model.vocab.sentinel_ids[:1]) if settings.infill else []
+
+
+def encode_target(text: str, prompt: Prompt, model: Model) -> list[int]:
+    """Returns an output as ids: the blank that it fills first, EOS last."""
+    return [*prompt.forced, *model.tokenizer.encode(text), model.vocab.eos_id]
 
 
 def generate(
@@ -166,9 +181,11 @@ def choose_output(
     settings: EvaluationSettings,
 ) -> Prediction:
     """Returns the prediction of one example from what was decoded of it."""
-    texts = [output.text for output in outputs]
-    if settings.calculator:
-        texts = [recompute(text) for text in texts]
+    written = [output.text for output in outputs]
+    if settings.infill:
+        blank = sentinel_text(0)
+        written = [text.removeprefix(blank).removeprefix(" ") for text in written]
+    texts = [recompute(text) for text in written] if settings.calculator else written
     chosen, detail = 0, {}
     if settings.num_samples:
         answers = [task.postprocess(text, example) for text in texts]
@@ -180,13 +197,13 @@ def choose_output(
             "answers": answers,
         }
     output = outputs[chosen]
-    if texts[chosen] != output.text:
-        detail["uncalculated"] = output.text
+    if texts[chosen] != written[chosen]:
+        detail["uncalculated"] = written[chosen]
     return Prediction(
         texts[chosen],
         {"log_prob": _finite(output.log_prob), **detail},
         tuple(output.ids),
-        not set(vocab.sentinel_ids).isdisjoint(output.ids),
+        not set(vocab.sentinel_ids).isdisjoint(output.ids[settings.infill :]),
     )
 
 
@@ -201,7 +218,7 @@ def rank(
     widest = max(len(example.choices) for example in examples)
     for numbers in _by_length(prompts, max(1, settings.batch_size // widest)):
         pairs = [
-            (prompts[number], encode_target(choice, model))
+            (prompts[number], encode_target(choice, prompts[number], model))
             for number in numbers
             for choice in examples[number].choices
         ]

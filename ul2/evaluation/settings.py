@@ -30,6 +30,8 @@ class EvaluationSettings:
         num_samples: of self-consistency: so many outputs are drawn of each example and
             their answers vote; 0 decodes one output.
         calculator: put the equations of an output right before its answer is read.
+        infill: ask as pre-training did: inputs end with a blank, and the output fills
+            it. For models that were trained to fill blanks and on nothing else.
         forbid_sentinels: let no output hold a sentinel of pre-training. Otherwise those
             that do are counted, as a sign of a model that fills blanks instead.
         choice_score: what ranks a choice: the log probability of its tokens and EOS,
@@ -52,6 +54,7 @@ class EvaluationSettings:
     limit: int | None = None
     num_samples: int = 0
     calculator: bool = False
+    infill: bool = False
     forbid_sentinels: bool = False
     choice_score: str = "sum"
     road: str = "auto"

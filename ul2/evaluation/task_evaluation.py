@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ul2.decoding.text import Prompt
 from ul2.evaluation.prediction import (
     Model,
     Prediction,
@@ -71,7 +72,7 @@ def evaluate_task(
         mode,
         model,
         settings.inputs_length_of(task),
-        keep_end=settings.shots > 0,
+        settings,
     )
     counts = {
         "examples": len(examples),
@@ -79,7 +80,7 @@ def evaluate_task(
     }
     if method == "teacher_forced":
         metric = "loss"
-        targets, cut = _targets(model, task, examples, settings)
+        targets, cut = _targets(model, task, examples, prompts, settings)
         found = score_tokens([prompt.inputs for prompt in prompts], targets)
         scores, details = summarize(found), [_token_detail(one) for one in found]
         counts["truncated_targets"] = cut
@@ -163,11 +164,15 @@ def _targets(
     model: Model,
     task: TextTask,
     examples: Sequence[TextExample],
+    prompts: Sequence[Prompt],
     settings: EvaluationSettings,
 ) -> tuple[list[list[int]], int]:
     """Returns the ids of the right outputs, and how many were too long."""
     longest = settings.max_tokens or task.targets_length
-    targets = [encode_target(example.targets, model) for example in examples]
+    targets = [
+        encode_target(example.targets, prompt, model)
+        for example, prompt in zip(examples, prompts, strict=True)
+    ]
     cut = sum(len(ids) > longest for ids in targets)
     return [ids[:longest] for ids in targets], cut
 
