@@ -80,7 +80,7 @@ class Place(NamedTuple):
             jnp.zeros((), jnp.int32),
             column,
             lengths[:, None] + column,
-            columns < lengths[:, None],
+            columns[None] < lengths[:, None],
         )
 
 
@@ -115,7 +115,8 @@ def attend_step(
     num_shared = logits.shape[-1]
     if bias is not None:
         by_head = bias.prompt.reshape(groups, -1, *bias.prompt.shape[1:])
-        logits += jnp.transpose(by_head, (2, 0, 1, 3))[:, :, None].astype(jnp.float32)
+        by_head = jnp.transpose(by_head, (2, 0, 1, 3))[:, :, None]
+        logits += by_head.astype(jnp.float32)
     logits = jnp.where(visible, logits, _UNSEEN)
     if own is not None:
         assert place is not None
@@ -123,10 +124,10 @@ def attend_step(
             "ejgnk,ejgwk->egjnw", grouped, own.keys, preferred_element_type=jnp.float32
         )
         if bias is not None:
-            by_head = bias.written.reshape(groups, 1, -1, bias.written.shape[-1])
+            by_head = bias.written.reshape(1, groups, 1, -1, behind.shape[-1])
             behind += by_head.astype(jnp.float32)
         seen = jnp.arange(behind.shape[-1]) <= place.column
-        behind = jnp.where(seen, behind, _UNSEEN)
+        behind = jnp.where(seen[None, None, None, None], behind, _UNSEEN)
         logits = jnp.concatenate([logits, behind], axis=-1)
     weights = jax.nn.softmax(logits, axis=-1).astype(shared.values.dtype)
     read = weights[..., :num_shared].reshape(examples, groups, -1, num_shared)

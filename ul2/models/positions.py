@@ -89,7 +89,7 @@ class RelativeBias(nnx.Module):
         prompt = jnp.arange(cache.prompt.keys.shape[-2])
         written = jnp.arange(cache.written.keys.shape[-2])
         here = cache.prompt_lengths[:, None] + column
-        return StepBias(self.lookup(prompt - here), self.lookup(written - column))
+        return StepBias(self.lookup(prompt[None] - here), self.lookup(written - column))
 
     def lookup(self, relative_positions: Int[Array, "..."]) -> Float[Array, "H ..."]:
         """Returns the bias at each relative position (key minus query)."""
