@@ -43,9 +43,9 @@ ul2() { "$UL2" "$@"; }
 # A toy fits two CPU cores; any other size is the paper's, or the mesh file's, to choose.
 sizes=() batches=() finetune_batches=()
 if [ "$SIZE" = tiny ]; then
-  sizes=(--gin.INPUTS_LENGTH=128 --gin.TARGETS_LENGTH=128)
-  batches=(--gin.BATCH_SIZE=56 --gin.LOG_EVERY_STEPS=20 --gin.EVAL_BATCHES=4)
-  finetune_batches=(--gin.BATCH_SIZE=32 --gin.LOG_EVERY_STEPS=20)
+  sizes=(--gin.INPUTS_LENGTH=128 --gin.LOG_EVERY_STEPS=20)
+  batches=(--gin.TARGETS_LENGTH=128 --gin.BATCH_SIZE=56 --gin.EVAL_BATCHES=4)
+  finetune_batches=(--gin.TARGETS_LENGTH=32 --gin.BATCH_SIZE=32 --gin.EVAL_BATCHES=4)
 fi
 
 say "tokenize"
@@ -66,9 +66,10 @@ for architecture in $ARCHITECTURES; do
         --gin.MODEL_DIR="$OUT/pretrained/$name"
     fi
     if [ ! -e "$OUT/finetuned/$name/checkpoints/$FINETUNE_STEPS" ]; then
-      ul2 train --gin_file="$model" --gin_file=configs/runs/finetune.gin \
-        "${sizes[@]}" "${finetune_batches[@]}" \
-        --gin.TASK="$TASK" --gin.MODE="$(mode_of "$objective")" \
+      mode=$(mode_of "$objective")
+      ul2 train --gin_file=configs/runs/finetune.gin "${sizes[@]}" "${finetune_batches[@]}" \
+        --gin.TASK="$TASK" --gin.MODE="${mode/none/None}" \
+        --gin.EXAMPLES_DIR="$OUT/examples" \
         --gin.INITIAL_CHECKPOINT="$OUT/pretrained/$name" \
         --gin.TOTAL_STEPS="$FINETUNE_STEPS" --gin.EVAL_EVERY_STEPS="$FINETUNE_STEPS" \
         --gin.MODEL_DIR="$OUT/finetuned/$name"

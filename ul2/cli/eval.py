@@ -319,20 +319,22 @@ def _read_mixture(options: argparse.Namespace) -> "Mixture":
         ValueError: there is none, or a binding is wrong.
     """
     from ul2 import gin_config
+    from ul2.denoising.mixture import Mixture
 
     problems = gin_config.begin(options.gin_file, options.bindings)
     problems += gin_config.unread_macros()
     if problems:
         raise gin_config.ConfigError(problems)
-    if "mixture" not in gin_config.recipe_bindings():
+    bound = gin_config.recipe_bindings().get("mixture")
+    mixture = None
+    if bound is not None:
+        with gin_config.plain_errors():
+            mixture = bound.scoped_configurable_fn()
+    if not isinstance(mixture, Mixture):
         raise ValueError(
             f"--gin_file={','.join(options.gin_file)} holds no objective; add "
             "--gin_file=configs/objectives/NAME.gin."
         )
-    with gin_config.plain_errors():
-        mixture: Mixture = gin_config.recipe_bindings()[
-            "mixture"
-        ].scoped_configurable_fn()
     return mixture
 
 
