@@ -1,6 +1,7 @@
 """What the commands share: how a flag is added and checked, and how to speak."""
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Callable
@@ -35,6 +36,30 @@ def add_gin_files(command: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="a gin file; several compose, and later ones override",
     )
+
+
+def add_import_module(command: argparse.ArgumentParser) -> None:
+    """Adds `--import_module`, for tasks that are a user's own."""
+    command.add_argument(
+        "--import_module",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="Python module that registers tasks; several allowed",
+    )
+
+
+def import_modules(options: argparse.Namespace) -> None:
+    """Imports what `--import_module` names.
+
+    Raises:
+        ValueError: there is no such module.
+    """
+    for module in options.import_module:
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            raise ValueError(f"--import_module={module}: {error}.") from None
 
 
 def say(line: str) -> None:

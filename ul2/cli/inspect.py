@@ -3,7 +3,14 @@
 import argparse
 from typing import Any
 
-from ul2.cli.command import add_command, add_gin_files, check_at_least, make_console
+from ul2.cli.command import (
+    add_command,
+    add_gin_files,
+    add_import_module,
+    check_at_least,
+    import_modules,
+    make_console,
+)
 
 
 def add(commands: Any) -> None:
@@ -21,6 +28,7 @@ def add(commands: Any) -> None:
         "--masks", action="store_true", help="draw the attention masks of one row"
     )
     add_gin_files(command)
+    add_import_module(command)
 
 
 def _run(options: argparse.Namespace) -> dict[str, Any]:
@@ -31,6 +39,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
 
     check_at_least(0, "step", options.step)
     check_at_least(1, "examples", options.examples)
+    import_modules(options)
     console = make_console(options)
     with launch.opened_to_look_at(options.gin_file, options.bindings) as data:
         tokenizer = tokenizer_of(Path("tokenizer"), data.tokenizer, data.vocab)

@@ -7,8 +7,10 @@ from typing import Any
 from ul2.cli.command import (
     add_command,
     add_gin_files,
+    add_import_module,
     check_at_least,
     check_can_write,
+    import_modules,
     say,
 )
 
@@ -38,13 +40,7 @@ def add(commands: Any) -> None:
         "many as the objective needs (--gin_file, --gin.INPUTS_LENGTH), or UL2 at "
         "1024/1024",
     )
-    command.add_argument(
-        "--import_module",
-        action="append",
-        default=[],
-        metavar="MODULE",
-        help="Python module that registers the --task",
-    )
+    add_import_module(command)
     command.add_argument("--text_unit", default="paragraph", help="document of a .txt")
     command.add_argument("--text_field", default="text", help="field with the text")
     command.add_argument("--held_out", type=float, default=0.02, help="share held out")
@@ -58,7 +54,6 @@ def add(commands: Any) -> None:
 
 def _run(options: argparse.Namespace) -> dict[str, Any]:
     import dataclasses
-    import importlib
     import tempfile
 
     from ul2.tasks import tokenization
@@ -67,11 +62,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
 
     check_at_least(0, "num_sentinels", options.num_sentinels)
     check_can_write("out", options.out)
-    for module in options.import_module:
-        try:
-            importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            raise ValueError(f"--import_module={module}: {error}.") from None
+    import_modules(options)
     source: TextSource | tokenization.TaskSource
     if options.task:
         source = tokenization.TaskSource(

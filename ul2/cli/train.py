@@ -5,13 +5,21 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ul2.cli.command import add_command, add_gin_files, make_console, say
+from ul2.cli.command import (
+    add_command,
+    add_gin_files,
+    add_import_module,
+    import_modules,
+    make_console,
+    say,
+)
 
 
 def add(commands: Any) -> None:
     """Adds the command and its flags."""
     command = add_command(commands, "train", _run, "Train, or go on with a run.")
     add_gin_files(command)
+    add_import_module(command)
 
 
 def _run(options: argparse.Namespace) -> dict[str, Any]:
@@ -19,6 +27,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
 
     from ul2 import inspection, launch
 
+    import_modules(options)
     recipe = launch.read(options.gin_file, options.bindings)
     summary = launch.train(recipe)
     report = dataclasses.asdict(summary)
