@@ -197,6 +197,19 @@ def test_every_step_of_a_directory_is_a_candidate(tmp_path):
     assert len(marks) == 3
 
 
+def test_best_step_is_the_one_that_training_found(tmp_path):
+    for step in (2, 4, 6):
+        (tmp_path / "run" / "checkpoints" / str(step)).mkdir(parents=True)
+    best = {"metric": "loss", "step": 4, "value": 1.0}
+    (tmp_path / "run" / "best.json").write_text(json.dumps(best))
+    run = str(tmp_path / "run")
+    assert [one.label for one in find_candidates([run], "best")] == ["run@4"]
+    assert [one.step for one in find_candidates([run])] == [6]
+    (tmp_path / "run" / "best.json").unlink()
+    with pytest.raises(ValueError, match="best"):
+        find_candidates([run], "best")
+
+
 def test_checkpoints_of_equal_names_are_told_apart(tmp_path):
     paths = [str(checkpoint(tmp_path / name / "run")) for name in "ab"]
     labels = [one.label for one in find_candidates(paths)]

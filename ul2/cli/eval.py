@@ -283,12 +283,12 @@ def _find_modes(text: str | None) -> tuple[list[str | None], list[str | None]]:
 
 
 def _steps(text: str | None) -> list[int] | str | None:
-    """Reads `--step`: 1000,2000 or all."""
-    if text is None or text == "all":
+    """Reads `--step`: 1000,2000 or all or best."""
+    if text in (None, "all", "best"):
         return text
     steps = text.split(",")
     if not all(step.isdecimal() for step in steps):
-        raise ValueError(f"--step={text}: write numbers with commas, or all.")
+        raise ValueError(f"--step={text}: write numbers with commas, all or best.")
     return [int(step) for step in steps]
 
 

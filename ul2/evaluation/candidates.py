@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from ul2.training import run_directory
+from ul2.training.best import best_step
 from ul2.training.checkpoints import checkpoints_dir, is_step_dir, step_dir
 
 # Bytes of each file that a fingerprint reads: parameters of 20B are 40 GB.
@@ -37,7 +38,8 @@ def find_candidates(
 
     Args:
         paths: of runs of ours, T5X or Hugging Face directories.
-        steps: of each; "all", or None for the newest.
+        steps: of each; "all", "best" by the run's own evaluations, or None for the
+            newest.
 
     Raises:
         ValueError: there is nothing at a path, or not that step.
@@ -48,22 +50,34 @@ def find_candidates(
         if not path.exists():
             raise ValueError(f"--checkpoint={given} does not exist.")
         is_run = run_directory.has_checkpoint(path)
-        there = steps_of(path)
-        chosen: list[int | None] = [there[-1] if there else None]
-        if steps is not None:
-            chosen = [*(there if isinstance(steps, str) else steps)]
-        if not chosen or not set(chosen) <= {*there, None}:
-            wanted = ",".join(map(str, chosen)) or "all"
-            raise ValueError(
-                f"--step={wanted}: {given} holds the steps {there or 'of no run'}."
-            )
         found += [
-            Candidate(path, step, _label(path, step, paths), is_run) for step in chosen
+            Candidate(path, step, _label(path, step, paths), is_run)
+            for step in _choose_steps(path, steps)
         ]
     labels = [one.label for one in found]
     if twice := {label for label in labels if labels.count(label) > 1}:
         raise ValueError(f"{', '.join(sorted(twice))} is given twice by --checkpoint.")
     return found
+
+
+def _choose_steps(path: Path, steps: Sequence[int] | str | None) -> list[int | None]:
+    """Returns which checkpoints of a path are meant.
+
+    Raises:
+        ValueError: one of them is not there.
+    """
+    there = steps_of(path)
+    if steps is None:
+        return [there[-1] if there else None]
+    if steps == "best":
+        return [best_step(checkpoints_dir(path).parent)]
+    chosen = there if isinstance(steps, str) else steps
+    if not chosen or not set(chosen) <= set(there):
+        wanted = ",".join(map(str, chosen)) or "all"
+        raise ValueError(
+            f"--step={wanted}: {path} holds the steps {there or 'of no run'}."
+        )
+    return [*chosen]
 
 
 def steps_of(path: Path) -> list[int]:
