@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from ul2.tasks import registry
 from ul2.tasks.few_shot import Exemplars, add_exemplars
-from ul2.tasks.text_task import Files, Row, Seqio, TextExample, TextTask
+from ul2.tasks.text_task import Files, Function, Row, Seqio, TextExample, TextTask
 from ul2.tasks.tfds_rows import make_plain, read_tfds
 
 DATA_DIR_VARIABLE: Final = "UL2_DATA_DIR"
@@ -109,6 +109,8 @@ def _read_rows(task: TextTask, split: str, data_dir: Path | None) -> Iterator[Ro
     source = task.source
     if isinstance(source, Files):
         return _read_files(task.name, source, split, data_dir)
+    if isinstance(source, Function):
+        return iter(source.read(source.splits[split]))
     if isinstance(source, Seqio):
         # seqio is there: the task was found in its registry.
         from ul2.tasks.seqio_text import read_rows

@@ -84,6 +84,19 @@ class Seqio:
     splits: Mapping[str, str]
 
 
+@dataclasses.dataclass(frozen=True)
+class Function:
+    """Rows that a function makes out of what every machine has.
+
+    Attributes:
+        splits: our name of a split to the function's.
+        read: yields the rows of a split, always the same in the same order.
+    """
+
+    splits: Mapping[str, str]
+    read: Callable[[str], Iterable[Row]]
+
+
 def stripped(prediction: str, example: TextExample) -> Any:
     """Returns the prediction itself."""
     del example
@@ -112,7 +125,7 @@ class TextTask:
     """
 
     name: str
-    source: Tfds | Files | Seqio
+    source: Tfds | Files | Seqio | Function
     to_examples: Callable[[Row], Iterable[TextExample]]
     to_training_examples: Callable[[Row], Iterable[TextExample]] | None = None
     metrics: tuple[Metric, ...]
