@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,14 +22,22 @@ from jax.sharding import Mesh
 from ul2 import gin_config, is_ours
 from ul2.data.loader import Loader
 from ul2.data.run_data import RunData
+from ul2.data.task_data import TaskData
 from ul2.data.task_mixture import AUTO
 from ul2.decoding.answers import answer
 from ul2.denoising.mixture import Mixture
+from ul2.evaluation.decoded_metrics import (
+    TASK_METRIC,
+    DecodedMetrics,
+    read_held_out,
+)
 from ul2.gin_config import Bindings, ConfigError
 from ul2.inference.modes import misfit
 from ul2.recipe import Recipe
 from ul2.sharding.mesh import make_mesh
 from ul2.starting import Start, check_start, open_start, seek_start
+from ul2.tasks import registry
+from ul2.tasks.example_tokenization import registered_tasks
 from ul2.tasks.tokenizer import open_with_vocab
 from ul2.training import checkpoints, loop, run_directory
 from ul2.training.best import TEACHER_FORCED
@@ -187,10 +195,17 @@ def check_choice(recipe: Recipe) -> None:
         ValueError: names what can be measured.
     """
     metric = recipe.settings.best_metric
-    if metric is not None and metric not in TEACHER_FORCED and not recipe.eval_decode:
+    if metric is None or metric in TEACHER_FORCED:
+        return
+    if not recipe.eval_decode:
         raise ValueError(
             f"BEST_METRIC={metric!r} is not one of {', '.join(TEACHER_FORCED)}; set "
             "EVAL_DECODE=True for the metrics of decoded answers."
+        )
+    if metric != TASK_METRIC and "/" not in metric:
+        raise ValueError(
+            f"BEST_METRIC={metric!r} is not one of {', '.join(TEACHER_FORCED)}, "
+            f"{TASK_METRIC}, TASK/METRIC."
         )
 
 
@@ -340,6 +355,35 @@ class _Parts:
             origin=self.start.origin,
             keep_optimizer=recipe.keeps_optimizer,
             show_progress=self.show_progress,
+            score_params=self._scorer(data),
+        )
+
+    def _scorer(self, data: RunData) -> Callable[[Any], Mapping[str, float]] | None:
+        """Returns what decodes held-out examples and scores the answers, if asked to.
+
+        Raises:
+            ValueError: the text of the examples is missing, or its right outputs are.
+        """
+        recipe = self.recipe
+        if not (recipe.eval_decode and isinstance(data, TaskData) and data.held_out):
+            return None
+        # Decoding is not needed by every run.
+        from ul2.decoding.text_model import TextModel
+
+        assert self.start.tokenizer is not None
+        tokenizer, vocab = self.start.tokenizer
+        definition = define_model(recipe.make_model(vocab))
+        reader = registered_tasks(recipe.data_dir)
+        return DecodedMetrics(
+            read_held_out(
+                data.rows, data.held_out, registry.find, reader, recipe.eval_limit
+            ),
+            lambda params: TextModel(
+                definition.merge(params), tokenizer, vocab, mesh=self.mesh
+            ),
+            inputs_length=recipe.inputs_length,
+            max_tokens=recipe.targets_length,
+            batch_size=recipe.batch_size,
         )
 
     def begin(self, model_dir: str | Path) -> None:

@@ -67,6 +67,8 @@ class Recipe:
         dropout_rate: of the model; None keeps what `model_config` says.
         vocab_file: the SentencePiece model, where no checkpoint brings it.
         eval_decode: whether evaluations of tasks decode, and score the answers.
+        eval_limit: so many of the held-out examples of each task, at most, are
+            decoded; None for all.
         mode_trial_steps: updates of each trial, where a mode is to be found.
     """
 
@@ -91,6 +93,7 @@ class Recipe:
     dropout_rate: float | None = None
     vocab_file: str | None = None
     eval_decode: bool = False
+    eval_limit: int | None = None
     mode_trial_steps: int = 100
 
     def __post_init__(self) -> None:
@@ -211,8 +214,13 @@ class Recipe:
             *tokenizer,
             self.examples_dir if scratch is None else scratch,
             evaluates=self.eval_batches != 0,
-            reader=registered_tasks(self.mixture.data_dir),
+            reader=registered_tasks(self.data_dir),
         )
+
+    @property
+    def data_dir(self) -> str | None:
+        """Where the data sets of tasks lie; None for where their library looks."""
+        return self.mixture.data_dir if isinstance(self.mixture, TaskMixture) else None
 
     @property
     def examples_dir(self) -> str | Path:
