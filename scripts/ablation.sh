@@ -11,6 +11,7 @@
 #   STEPS             updates of pre-training
 #   FINETUNE_STEPS    updates of fine-tuning
 #   TASK              a task or mixture of `ul2 eval`
+#   MODULE            the Python module that registers it, where ul2 does not
 #   OBJECTIVES        some of: causal_lm prefix_lm span_corruption sclm unilm ul2
 #   ARCHITECTURES     some of: enc_dec dec_only
 #   DATA              a token store, made from the embedded text if it is not there
@@ -25,6 +26,7 @@ SIZE=${SIZE:-tiny}
 STEPS=${STEPS:-200}
 FINETUNE_STEPS=${FINETUNE_STEPS:-100}
 TASK=${TASK:-docstring_to_name}
+MODULE=${MODULE-ul2.tasks.code_names}
 OBJECTIVES=${OBJECTIVES:-causal_lm prefix_lm span_corruption sclm unilm ul2}
 ARCHITECTURES=${ARCHITECTURES:-enc_dec dec_only}
 DATA=${DATA:-stores/embedded}
@@ -48,6 +50,9 @@ if [ "$SIZE" = tiny ]; then
   finetune_batches=(--gin.TARGETS_LENGTH=32 --gin.BATCH_SIZE=32 --gin.EVAL_BATCHES=4)
 fi
 
+module=()
+[ -z "$MODULE" ] || module=(--import_module="$MODULE")
+
 say "tokenize"
 [ -e "$DATA" ] || ul2 tokenize --text embedded --train_vocab 4096 --held_out 0.05 --out "$DATA"
 
@@ -67,7 +72,7 @@ for architecture in $ARCHITECTURES; do
     fi
     if [ ! -e "$OUT/finetuned/$name/checkpoints/$FINETUNE_STEPS" ]; then
       mode=$(mode_of "$objective")
-      ul2 train --gin_file=configs/runs/finetune.gin "${sizes[@]}" "${finetune_batches[@]}" \
+      ul2 train "${module[@]}" --gin_file=configs/runs/finetune.gin "${sizes[@]}" "${finetune_batches[@]}" \
         --gin.TASK="$TASK" --gin.MODE="${mode/none/None}" \
         --gin.EXAMPLES_DIR="$OUT/examples" \
         --gin.INITIAL_CHECKPOINT="$OUT/pretrained/$name" \
@@ -94,7 +99,7 @@ evaluate() { # NAME STAGE MODE FLAGS; of the models whose mode that is
   fi
 }
 text=(--data "$DATA" --gin_file=configs/objectives/ul2.gin)
-task=(--task "$TASK" --limit "$LIMIT")
+task=("${module[@]}" --task "$TASK" --limit "$LIMIT")
 evaluate text pretrained none "${text[@]}" --mode none
 evaluate text pretrained S "${text[@]}" --mode own
 for mode in none S; do

@@ -1,7 +1,6 @@
 """`ul2 eval`: trained models to scores."""
 
 import argparse
-import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -9,8 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 from ul2.cli.command import (
     add_command,
     add_gin_files,
+    add_import_module,
     check_at_least,
     check_can_write,
+    import_modules,
     make_console,
     say,
 )
@@ -34,6 +35,7 @@ def add(commands: Any) -> None:
     text = "Score checkpoints on tasks and on held-out text, in any mode."
     command = add_command(commands, "eval", _run, text)
     _add_what(command)
+    add_import_module(command)
     _add_how(command)
     _add_decoding(command)
     _add_text(command)
@@ -80,13 +82,6 @@ def _add_what(command: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--limit", type=int, help="the first so many examples of a task")
     group.add_argument("--data_dir", metavar="DIR", help="where the data sets lie")
-    group.add_argument(
-        "--import_module",
-        action="append",
-        default=[],
-        metavar="MODULE",
-        help="Python module that registers a --task",
-    )
     group.add_argument(
         "--reference",
         metavar="DIR",
@@ -193,11 +188,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     from ul2.tasks.examples import read_examples
 
     settings = _settings(options)
-    for module in options.import_module:
-        try:
-            importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            raise ValueError(f"--import_module={module}: {error}.") from None
+    import_modules(options)
     tasks, mixtures = _find_tasks(options.task)
     modes, text_modes = _find_modes(options.mode)
     if not tasks and not options.data:
