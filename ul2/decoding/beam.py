@@ -1,0 +1,241 @@
+"""Beam search, by T5X's rule or Hugging Face's.
+
+Every step extends the B live hypotheses of an example by all ids and takes the 2 B best
+of them, so that B are left to go on even if all others end with EOS. The rules differ
+in what an end is worth, and in when nothing better can come:
+
+    t5x            a log probability over ((5 + length) / 6)^alpha; length counts forced
+                   tokens, and EOS. Any of the 2 B may end. If none ever ends, the live
+                   ones are returned with their bare log probabilities.
+                   (t5x/decoding.py, beam_search)
+    huggingface    over length^alpha, without the forced tokens. Only the B best may
+                   end; all do at the last column. (transformers/generation/utils.py,
+                   _beam_search)
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from ul2.decoding.sampling import Dials
+from ul2.decoding.settings import DecodingSettings
+from ul2.decoding.written import NOTHING, Limits, Written, penalize, restrict
+from ul2.models.cache import Cache
+
+# What an empty place is worth (T5X's number).
+_WORTHLESS = -1e7
+
+
+class Candidates(NamedTuple):
+    """Hypotheses with what they are worth."""
+
+    written: Written
+    log_probs: Float[Array, "E B"]  # the model's own
+    totals: Float[Array, "E B"]  # what hypotheses are extended by: penalties included
+    scores: Float[Array, "E B"]  # what those that ended are ranked by
+    finished: Bool[Array, "E B"]  # by EOS
+
+    def take(self, origins: Int[Array, "E K"]) -> "Candidates":
+        """Returns candidates `origins[e, k]` of each example."""
+        numbers = (
+            jnp.take_along_axis(array, origins, axis=1, mode="clip")
+            for array in self[1:]
+        )
+        return Candidates(self.written.take(origins), *numbers)
+
+
+class Beams(NamedTuple):
+    """The search between two steps."""
+
+    column: Int[Array, ""]  # tokens written behind the forced ones
+    cache: Cache
+    last: Int[Array, "E B"]
+    live: Candidates
+    ended: Candidates  # the best first; empty places are worth _WORTHLESS
+    is_open: Bool[Array, " E"]
+
+
+class BeamSearch:
+    """The program: which model, which settings; see `Sampling`."""
+
+    def __init__(
+        self,
+        model: Any,
+        settings: DecodingSettings,
+        dials: Dials,
+        limits: Limits,
+        eos_id: int,
+    ) -> None:
+        self._model = model
+        self._settings = settings
+        self._dials = dials
+        self._limits = limits
+        self._eos_id = eos_id
+        self._beams = settings.num_beams
+        self._is_t5x = settings.length_rule == "t5x"
+
+    def start(
+        self, hidden: Float[Array, "E 1 D"], cache: Cache, written: Written
+    ) -> Beams:
+        """Chooses the first tokens, behind the prompts.
+
+        Args:
+            hidden: at the end of each prompt.
+            cache: of the prompts.
+            written: what is forced.
+        """
+        examples = hidden.shape[0]
+        shape = (examples, self._beams)
+        zeros = jnp.zeros(shape, jnp.float32)
+        worthless = jnp.full(shape, _WORTHLESS, jnp.float32)
+        # They are all the same yet, so only the first of them counts.
+        first = worthless.at[:, 0].set(0.0)
+        beams = Beams(
+            column=jnp.zeros((), jnp.int32),
+            cache=cache,
+            last=jnp.zeros(shape, jnp.int32),
+            live=Candidates(written, zeros, first, worthless, zeros > 0),
+            ended=Candidates(written, zeros, worthless, worthless, zeros > 0),
+            is_open=self._limits.rooms > 0,
+        )
+        hidden = jnp.broadcast_to(hidden, (*shape, hidden.shape[-1]))
+        return self._extend(beams, hidden)
+
+    def advance(self, beams: Beams, until: Int[Array, ""]) -> Beams:
+        """Goes on until nothing better can come, or hypotheses have `until` tokens."""
+
+        def goes_on(beams: Beams) -> Bool[Array, ""]:
+            return (beams.column < until) & jnp.any(beams.is_open)
+
+        def step(beams: Beams) -> Beams:
+            hidden, cache = self._model.step(beams.last, beams.column - 1, beams.cache)
+            return self._extend(beams._replace(cache=cache), hidden)
+
+        result: Beams = jax.lax.while_loop(goes_on, step, beams)
+        return result
+
+    def best(self, beams: Beams) -> Candidates:
+        """Returns the outcome, the best first; empty places are worth _WORTHLESS."""
+        if not self._is_t5x:
+            return beams.ended
+        none_ended = jnp.all(beams.ended.scores <= _WORTHLESS, axis=1)
+        live = beams.live._replace(scores=beams.live.totals)
+        best: Candidates = _select(none_ended, live, beams.ended)
+        return best
+
+    def _extend(self, beams: Beams, hidden: Float[Array, "E B D"]) -> Beams:
+        """Takes one step of the search in all open examples."""
+        candidates, origins, chosen = self._candidates(beams, hidden)
+        column = beams.column + 1
+        at_end = (column >= self._limits.rooms)[:, None]
+        ends = candidates.finished
+        if not self._is_t5x:
+            ends = ends | at_end
+        # The best that do not end go on; `top_k` keeps the order among equals.
+        totals = jnp.where(ends, _WORTHLESS + candidates.totals, candidates.totals)
+        _, going = jax.lax.top_k(totals, self._beams)
+        live = candidates._replace(totals=totals).take(going)
+        ended = self._collect(beams, candidates, ends, column)
+        is_open = beams.is_open & ~at_end[:, 0] & ~self._is_settled(live, ended, column)
+        is_open &= ~jnp.all(jnp.take_along_axis(ends, going, axis=1), axis=1)
+        origins = jnp.take_along_axis(origins, going, axis=1)
+        return Beams(
+            column=column,
+            cache=beams.cache.reorder(origins),
+            last=jnp.maximum(jnp.take_along_axis(chosen, going, axis=1), 0),
+            live=_select(beams.is_open, live, beams.live),
+            ended=_select(beams.is_open, ended, beams.ended),
+            is_open=is_open,
+        )
+
+    def _candidates(
+        self, beams: Beams, hidden: Float[Array, "E B D"]
+    ) -> tuple[Candidates, Int[Array, "E C"], Int[Array, "E C"]]:
+        """Returns the 2 B best extensions, whose they are, and by which ids."""
+        logits = self._model.unembed(hidden)
+        log_probs = jax.nn.log_softmax(logits, axis=-1)
+        live = beams.live
+        allowed = restrict(
+            log_probs,
+            live.written,
+            beams.column,
+            self._limits,
+            self._settings,
+            self._eos_id,
+        )
+        if self._settings.repetition_penalty != 1:
+            allowed = penalize(allowed, live.written, self._dials.repetition_penalty)
+        examples, _, vocab_size = logits.shape
+        totals = (allowed + live.totals[..., None]).reshape(examples, -1)
+        totals, places = jax.lax.top_k(totals, 2 * self._beams)
+        origins, chosen = places // vocab_size, places % vocab_size
+        extended = live.take(origins)
+        own = jnp.take_along_axis(log_probs.reshape(examples, -1), places, axis=1)
+        length = live.written.tokens.shape[-1]
+        place = length - beams.cache.written.keys.shape[-2] + beams.column
+        written = extended.written.append(
+            jnp.where(chosen == self._eos_id, NOTHING, chosen), place, self._limits
+        )
+        candidates = Candidates(
+            written,
+            extended.log_probs + own,
+            totals,
+            extended.scores,
+            chosen == self._eos_id,
+        )
+        return candidates, origins, chosen.astype(jnp.int32)
+
+    def _collect(
+        self,
+        beams: Beams,
+        candidates: Candidates,
+        ends: Bool[Array, "E C"],
+        column: Int[Array, ""],
+    ) -> Candidates:
+        """Puts what just ended among what ended before, and keeps the best B."""
+        if not self._is_t5x:
+            ends = ends & (jnp.arange(ends.shape[1]) < self._beams)[None]
+        scores = candidates.totals / self._worth(column)
+        if self._settings.early_stopping:
+            full = jnp.all(beams.ended.scores > _WORTHLESS, axis=1)
+            ends = ends & ~full[:, None]
+        scores = jnp.where(ends, scores, _WORTHLESS)
+        both = jax.tree.map(
+            lambda before, new: jnp.concatenate([before, new], axis=1),
+            beams.ended,
+            candidates._replace(scores=scores),
+        )
+        _, best = jax.lax.top_k(both.scores, self._beams)
+        kept: Candidates = both.take(best)
+        return kept
+
+    def _worth(self, column: Int[Array, ""]) -> Float[Array, "#E 1"]:
+        """Returns what log probabilities are divided by after `column` tokens."""
+        alpha = self._dials.length_penalty
+        if self._is_t5x:
+            length = column + self._limits.forced[:, None]
+            return jnp.power((5 + length.astype(jnp.float32)) / 6, alpha)
+        return jnp.power(column.astype(jnp.float32), alpha)[None, None]
+
+    def _is_settled(
+        self, live: Candidates, ended: Candidates, column: Int[Array, ""]
+    ) -> Bool[Array, " E"]:
+        """Returns where no live hypothesis can become better than all that ended."""
+        # T5X's search has room for one token more than it decodes.
+        ahead = self._limits.rooms[:, None] + 1 if self._is_t5x else column
+        possible = live.totals[:, :1] / self._worth(jnp.asarray(ahead))
+        worst = jnp.min(ended.scores, axis=1, keepdims=True)
+        full = jnp.all(ended.scores > _WORTHLESS, axis=1)
+        settled = full & (worst >= possible)[:, 0]
+        return settled | full if self._settings.early_stopping else settled
+
+
+def _select(choice: Bool[Array, " E"], one: Any, other: Any) -> Any:
+    """Returns one tree or the other, example by example."""
+    return jax.tree.map(
+        lambda a, b: jnp.where(jnp.expand_dims(choice, range(1, a.ndim)), a, b),
+        one,
+        other,
+    )

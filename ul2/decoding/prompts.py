@@ -1,0 +1,119 @@
+"""Examples to decode, laid out in groups of one shape.
+
+What shape an example is run in depends on that example alone, and a group always has
+the same number of rows, so the outcome of an example does not depend on its company,
+not even in the last bit.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from jaxtyping import Int32
+from numpy.typing import NDArray
+
+from ul2.batch import Batch, Packed, one_per_row
+from ul2.vocab import Vocab
+
+# Lengths that programs are compiled for: 1, 8, 12, 16, 24, 32, 48, 64, ...
+_SHORTEST: Final = 8
+
+
+class Example(NamedTuple):
+    """One example, as ids."""
+
+    place: int  # among those that were given
+    number: int  # of the user's
+    inputs: list[int]  # mode and EOS included
+    forced: list[int]
+    blanks: int  # sentinels to write in order; -1 for any or none
+
+
+class Shape(NamedTuple):
+    """What a program is compiled for."""
+
+    inputs: int  # columns of the encoder; 0 without one
+    prompt: int  # columns that the decoder reads before it writes
+    forced: int  # columns of the forced tokens
+
+
+class Group(NamedTuple):
+    """Rows of one shape; the last ones may be empty."""
+
+    examples: list[Example]
+    batch: Batch
+    ends: Int32[np.ndarray, " E"]  # column of the last token of each prompt
+    forced: Int32[np.ndarray, "E F"]
+    num_forced: Int32[np.ndarray, " E"]
+    blanks: Int32[np.ndarray, " E"]
+    numbers: Int32[np.ndarray, " E"]
+
+
+def bucket(length: int) -> int:
+    """Returns the least length that programs are compiled for and that holds this.
+
+    0 -> 0, 1 -> 1, 2..8 -> 8, 9..12 -> 12, 13..16 -> 16, 17..24 -> 24, 25..32 -> 32
+    """
+    if length <= 1:
+        return length
+    power = max(_SHORTEST, 1 << (length - 1).bit_length())
+    return power * 3 // 4 if power > _SHORTEST and length <= power * 3 // 4 else power
+
+
+def group(
+    examples: Sequence[Example], vocab: Vocab, *, has_encoder: bool, rows: int
+) -> Iterator[Group]:
+    """Yields the examples in groups of one shape and `rows` rows."""
+    by_shape: dict[Shape, list[Example]] = {}
+    for example in examples:
+        by_shape.setdefault(_shape(example, has_encoder), []).append(example)
+    for shape, alike in by_shape.items():
+        for first in range(0, len(alike), rows):
+            yield _lay_out(alike[first : first + rows], shape, vocab, rows)
+
+
+def _shape(example: Example, has_encoder: bool) -> Shape:
+    forced = len(example.forced)
+    if has_encoder:
+        inputs = bucket(len(example.inputs))
+        return Shape(inputs, bucket(1 + forced), bucket(forced))
+    return Shape(0, bucket(1 + len(example.inputs) + forced), bucket(forced))
+
+
+def _lay_out(examples: list[Example], shape: Shape, vocab: Vocab, rows: int) -> Group:
+    """Makes the arrays of a group; empty rows read the start id alone."""
+    empty = Example(-1, 0, [vocab.eos_id], [], -1)
+    filled = examples + [empty] * (rows - len(examples))
+    prompts = [
+        [vocab.start_id, *(() if shape.inputs else row.inputs), *row.forced]
+        for row in filled
+    ]
+    encoder: Packed | None = None
+    if shape.inputs:
+        inputs = [row.inputs for row in filled]
+        encoder = one_per_row(inputs, shape.inputs, pad_id=vocab.pad_id)
+    decoder = one_per_row(prompts, shape.prompt, pad_id=vocab.pad_id)
+    forced = np.full((rows, shape.forced), -1, np.int32)
+    for line, row in zip(forced, filled, strict=True):
+        line[shape.forced - len(row.forced) :] = row.forced
+    prefixes = [0 if shape.inputs else 1 + len(row.inputs) for row in filled]
+    return Group(
+        examples=examples,
+        batch=Batch(
+            encoder=encoder,
+            decoder=decoder,
+            targets=decoder.tokens,
+            loss_weights=np.zeros(decoder.tokens.shape, np.float32),
+            denoiser_ids=np.full(decoder.tokens.shape, -1, np.int32),
+            prefix_lengths=_ints(prefixes)[:, None],
+        ),
+        ends=_ints([len(prompt) - 1 for prompt in prompts]),
+        forced=forced,
+        num_forced=_ints([len(row.forced) for row in filled]),
+        blanks=_ints([row.blanks for row in filled]),
+        numbers=_ints([row.number for row in filled]),
+    )
+
+
+def _ints(values: Sequence[int]) -> NDArray[Any]:
+    return np.array(values, np.int32)

@@ -1,0 +1,204 @@
+"""Greedy decoding and sampling: one token after another, each hypothesis on its own."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from ul2.decoding.settings import DecodingSettings
+from ul2.decoding.written import NOTHING, Limits, Written, penalize, restrict
+from ul2.models.cache import Cache
+
+
+class Dials(NamedTuple):
+    """The settings that may change without another program."""
+
+    temperature: Float[Array, ""]
+    top_p: Float[Array, ""]
+    repetition_penalty: Float[Array, ""]
+    length_penalty: Float[Array, ""]
+
+    @classmethod
+    def of(cls, settings: DecodingSettings) -> "Dials":
+        """Picks them."""
+        return cls(*(jnp.float32(getattr(settings, name)) for name in cls._fields))
+
+
+class Samples(NamedTuple):
+    """All hypotheses between two steps."""
+
+    column: Int[Array, ""]  # tokens written behind the forced ones
+    cache: Cache
+    written: Written
+    last: Int[Array, "E J"]  # what was written last, and is read next
+    log_probs: Float[Array, "E J"]
+    is_open: Bool[Array, "E J"]
+    finished: Bool[Array, "E J"]  # by EOS
+    keys: Key[Array, "E J"]
+
+
+class Sampling:
+    """The program: which model, which settings.
+
+    Args:
+        model: merged with its parameters.
+        settings: how to choose.
+        dials: those of them that are arrays.
+        limits: of the examples.
+        eos_id: what closes an output.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        settings: DecodingSettings,
+        dials: Dials,
+        limits: Limits,
+        eos_id: int,
+    ) -> None:
+        self._model = model
+        self._settings = settings
+        self._dials = dials
+        self._limits = limits
+        self._eos_id = eos_id
+
+    def start(
+        self,
+        hidden: Float[Array, "E 1 D"],
+        cache: Cache,
+        written: Written,
+        keys: Key[Array, "E J"],
+    ) -> Samples:
+        """Chooses the first tokens, behind the prompts.
+
+        Args:
+            hidden: at the end of each prompt.
+            cache: of the prompts.
+            written: what is forced.
+            keys: one per hypothesis.
+        """
+        shape = keys.shape
+        hidden = jnp.broadcast_to(hidden, (*shape, hidden.shape[-1]))
+        open_rows = jnp.broadcast_to(self._limits.rooms[:, None] > 0, shape)
+        samples = Samples(
+            column=jnp.zeros((), jnp.int32),
+            cache=cache,
+            written=written,
+            last=jnp.zeros(shape, jnp.int32),
+            log_probs=jnp.zeros(shape, jnp.float32),
+            is_open=open_rows,
+            finished=jnp.zeros(shape, bool),
+            keys=keys,
+        )
+        return self._choose(samples, hidden)
+
+    def advance(self, samples: Samples, until: Int[Array, ""]) -> Samples:
+        """Goes on until all hypotheses are closed, or have `until` tokens."""
+
+        def goes_on(samples: Samples) -> Bool[Array, ""]:
+            return (samples.column < until) & jnp.any(samples.is_open)
+
+        def step(samples: Samples) -> Samples:
+            hidden, cache = self._model.step(
+                samples.last, samples.column - 1, samples.cache
+            )
+            return self._choose(samples._replace(cache=cache), hidden)
+
+        result: Samples = jax.lax.while_loop(goes_on, step, samples)
+        return result
+
+    def _choose(self, samples: Samples, hidden: Float[Array, "E J D"]) -> Samples:
+        """Writes one more token of every open hypothesis."""
+        logits = self._model.unembed(hidden)
+        allowed = restrict(
+            logits,
+            samples.written,
+            samples.column,
+            self._limits,
+            self._settings,
+            self._eos_id,
+        )
+        if self._settings.repetition_penalty != 1:
+            allowed = penalize(allowed, samples.written, self._dials.repetition_penalty)
+        chosen = self._draw(allowed, samples).astype(jnp.int32)
+        picked = jnp.take_along_axis(logits, chosen[..., None], axis=-1)[..., 0]
+        log_probs = picked - jax.nn.logsumexp(logits, axis=-1)
+        closes = samples.is_open & (chosen == self._eos_id)
+        writes = samples.is_open & ~closes
+        place = samples.written.tokens.shape[-1] - self._columns(samples)
+        column = samples.column + 1
+        return samples._replace(
+            column=column,
+            written=samples.written.append(
+                jnp.where(writes, chosen, NOTHING),
+                place + samples.column,
+                self._limits,
+            ),
+            last=jnp.where(writes, chosen, samples.last),
+            log_probs=samples.log_probs + jnp.where(samples.is_open, log_probs, 0.0),
+            is_open=writes & (column < self._limits.rooms[:, None]),
+            finished=samples.finished | closes,
+        )
+
+    @staticmethod
+    def _columns(samples: Samples) -> int:
+        """Returns how many tokens there is room for behind the forced ones."""
+        return int(samples.cache.written.keys.shape[-2])
+
+    def _draw(
+        self, logits: Float[Array, "E J V"], samples: Samples
+    ) -> Int[Array, "E J"]:
+        """Returns the likeliest ids, or draws among the likely ones."""
+        if not self._settings.temperature:
+            return jnp.argmax(logits, axis=-1)
+        logits = logits / self._dials.temperature
+        if self._settings.top_k:
+            logits = keep_top_k(logits, self._settings.top_k)
+        if self._settings.top_p < 1:
+            logits = keep_top_p(logits, self._dials.top_p)
+        # A hypothesis draws by its own key and place: the batch has no say in it.
+        draw = functools.partial(jax.random.gumbel, shape=logits.shape[-1:])
+        fold = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (0, None))
+        noise = jax.vmap(jax.vmap(draw))(fold(samples.keys, samples.column))
+        return jnp.argmax(logits + noise, axis=-1)
+
+
+def make_keys(
+    seed: Int[Array, ""], numbers: Int[Array, " E"], hypotheses: int
+) -> Key[Array, "E J"]:
+    """Returns a key for each hypothesis of the examples with these numbers."""
+    base = jax.random.key(seed)
+    of_example = jax.vmap(jax.random.fold_in, (None, 0))(base, numbers)
+    one = jax.vmap(jax.random.fold_in, (None, 0))
+    return jax.vmap(one, (0, None))(of_example, jnp.arange(hypotheses))
+
+
+def keep_top_k(logits: Float[Array, "*rows V"], k: int) -> Float[Array, "*rows V"]:
+    """Makes all but the k likeliest ids impossible; ties with the last stay."""
+    least = jax.lax.top_k(logits, min(k, logits.shape[-1]))[0][..., -1:]
+    return jnp.where(logits < least, -jnp.inf, logits)
+
+
+def keep_top_p(
+    logits: Float[Array, "*rows V"], top_p: Float[Array, ""]
+) -> Float[Array, "*rows V"]:
+    """Keeps the fewest likeliest ids that together have at least `top_p`.
+
+    That is, those with at least a certain probability: the greatest that leaves
+    enough. It is found bit by bit, for floats that are not negative are ordered as
+    their bits are; a sort of the vocabulary takes many times as long.
+
+        probabilities  0.5 0.3 0.1 0.1, top_p 0.7  ->  the first two
+    """
+    probs = jax.nn.softmax(logits, axis=-1)
+    bits = jax.lax.bitcast_convert_type(probs, jnp.int32)
+
+    def try_bit(index: int, least: Array) -> Array:
+        candidate = least | (1 << (30 - index))
+        kept = jnp.sum(jnp.where(bits >= candidate, probs, 0), axis=-1, keepdims=True)
+        return jnp.where(kept >= top_p, candidate, least)
+
+    least = jax.lax.fori_loop(0, 31, try_bit, jnp.zeros_like(bits[..., :1]))
+    return jnp.where(bits < least, -jnp.inf, logits)
