@@ -7,6 +7,7 @@ import pytest
 from wiring_toys import flags, make_store
 
 from ul2 import cli
+from ul2.cli import eval as evaluation
 
 MODULE = """
 import json
@@ -178,6 +179,21 @@ def test_self_consistency_teacher_forcing_and_shots_run(run, toys, evaluate):
     assert set(forced["scores"]) == {"loss", "token_accuracy", "sequence_accuracy"}
     (shots,) = evaluate(*base, "--task", "toy_choice", "--shots", "1")["results"]
     assert shots["counts"]["examples"] == 2
+
+
+def test_mixture_stands_for_its_tasks_each_once():
+    tasks, mixtures = evaluation._find_tasks(["super_glue", "super_glue_rte", "xsum"])
+    names = [task.name for task in tasks]
+    assert len(names) == len(set(names)) == 9
+    assert mixtures == {"super_glue": names[:8]}
+
+
+def test_modes_are_those_of_tasks_and_of_text():
+    assert evaluation._find_modes(None) == ([None], ["own"])
+    four = ["R", "S", "X", None]
+    assert evaluation._find_modes("all") == (four, ["own", *four])
+    assert evaluation._find_modes("X,none,X") == (["X", None], ["X", None])
+    assert evaluation._find_modes("own,S") == (["S"], ["own", "S"])
 
 
 def test_mode_that_does_not_fit_is_warned_of(run, toys, capfd):
