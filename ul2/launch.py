@@ -178,22 +178,35 @@ def _check_data(
         report |= data.measure()
         if start is not None:
             report["warnings"] += _mode_warnings(data, start)
-        data = next(iter(data.candidates().values()), data)
+        candidates = data.candidates()
+        with _collect(errors):
+            check_choice(recipe, candidates)
+        data = next(iter(candidates.values()), data)
         batches = Loader(data.source("train"))
         if config_text is not None and start is not None:
             with _collect(errors):
                 check_start(recipe, config_text, data.vocab, start)
                 seek_start(recipe, start, batches)
         data.held_out_batches(recipe.eval_batches)
-        check_choice(recipe)
 
 
-def check_choice(recipe: Recipe) -> None:
+def check_choice(recipe: Recipe, candidates: Mapping[str, RunData]) -> None:
     """Refuses a choice between checkpoints or modes by what nothing measures.
 
     Raises:
-        ValueError: names what can be measured.
+        ValueError: names what can be measured, or what to set.
     """
+    settings = recipe.settings
+    if candidates and (recipe.eval_batches == 0 or settings.best_metric is None):
+        raise ValueError(
+            "MODE=auto chooses by an evaluation; set BEST_METRIC, and EVAL_BATCHES to "
+            "None or more than 0."
+        )
+    if candidates and not 0 < recipe.mode_trial_steps < settings.total_steps:
+        raise ValueError(
+            f"MODE_TRIAL_STEPS={recipe.mode_trial_steps} must be at least 1 and less "
+            f"than TOTAL_STEPS={settings.total_steps}."
+        )
     metric = recipe.settings.best_metric
     if metric is None or metric in TEACHER_FORCED:
         return
@@ -307,8 +320,9 @@ def train(recipe: Recipe, *, show_progress: bool = True) -> loop.TrainSummary:
     mesh = make_mesh(recipe.mesh)
     start = open_start(recipe)
     recipe = recipe.with_model(start.model)
-    check_choice(recipe)
+    check_choice(recipe, {})
     data = open_data(recipe, mesh, start)
+    check_choice(recipe, data.candidates())
     config_text = exercise(recipe, data.vocab)
     check_start(recipe, config_text, data.vocab, start)
     parts = _Parts(recipe, mesh, start, data, config_text, show_progress)
@@ -406,16 +420,7 @@ def _search(parts: _Parts, candidates: Mapping[str, RunData]) -> loop.TrainSumma
         ValueError: nothing measures which is best, or a trial is of another run.
     """
     recipe, settings = parts.recipe, parts.recipe.settings
-    if recipe.eval_batches == 0 or settings.best_metric is None:
-        raise ValueError(
-            "MODE=auto chooses by an evaluation; set BEST_METRIC, and EVAL_BATCHES to "
-            "None or more than 0."
-        )
-    if not 0 < recipe.mode_trial_steps < settings.total_steps:
-        raise ValueError(
-            f"MODE_TRIAL_STEPS={recipe.mode_trial_steps} must be at least 1 and less "
-            f"than TOTAL_STEPS={settings.total_steps}."
-        )
+    assert settings.best_metric is not None
     search = ModeSearch(recipe.model_dir, recipe.mode_trial_steps, settings.best_metric)
     for name in candidates:
         run_directory.check_same_run(search.trial_dir(name), parts.config_text)
@@ -424,7 +429,8 @@ def _search(parts: _Parts, candidates: Mapping[str, RunData]) -> loop.TrainSumma
         run_directory.keep(
             search.trial_dir(name), run_directory.CONFIG, parts.config_text.encode()
         )
-        return parts.make(candidates[name], search.trial_dir(name))
+        run = parts.make(candidates[name], search.trial_dir(name))
+        return dataclasses.replace(run, label=f"mode {name}")
 
     some = search.chosen or next(iter(candidates))
     run = parts.make(candidates[some], recipe.model_dir)

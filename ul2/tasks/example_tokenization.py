@@ -8,7 +8,7 @@ nowhere else.
 """
 
 import dataclasses
-import logging
+import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -18,13 +18,13 @@ from ul2.data.example_store import ExampleSplit, is_store, open_store, write_sto
 from ul2.data.run_data import Layout
 from ul2.data.task_data import TaskData
 from ul2.data.task_mixture import TaskMixture
+from ul2.tasks.progress import Progress
 from ul2.tasks.text_task import TextExample
 from ul2.tasks.tokenizer import Tokenizer
 from ul2.vocab import Vocab
 
 TRAIN: Final = "train"
 _EXAMPLES_AT_ONCE: Final = 4096
-_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,14 +164,14 @@ def _open_or_make(
 ) -> ExampleSplit:
     """Opens a store; makes it first if it is not there."""
     if not is_store(path):
-        _log.info("tokenizing %s of %s into %s", split, task, path)
-        write_store(
-            path,
-            _encode(reader.read(task, split), tokenizer),
-            task=task,
-            split=split,
-            tokenizer_sha256=tokenizer.sha256,
-        )
+        with Progress({}, show=True, label=f"tokenize {split} of {task}") as progress:
+            write_store(
+                path,
+                _encode(reader.read(task, split), tokenizer, progress),
+                task=task,
+                split=split,
+                tokenizer_sha256=tokenizer.sha256,
+            )
     examples = open_store(path, tokenizer_sha256=tokenizer.sha256)
     if (examples.task, examples.split) != (task, split):
         raise ValueError(
@@ -182,22 +182,19 @@ def _open_or_make(
 
 
 def _encode(
-    examples: Iterable[TextExample], tokenizer: Tokenizer
+    examples: Iterable[TextExample], tokenizer: Tokenizer, progress: Progress
 ) -> Iterator[tuple[list[int], list[int]]]:
     """Yields the ids of examples, many at a time encoded together."""
-    waiting: list[TextExample] = []
-
-    def encode() -> Iterator[tuple[list[int], list[int]]]:
-        inputs = tokenizer.encode([one.inputs for one in waiting])
-        targets = tokenizer.encode([one.targets for one in waiting])
+    rest = iter(examples)
+    while some := list(itertools.islice(rest, _EXAMPLES_AT_ONCE)):
+        inputs = tokenizer.encode([one.inputs for one in some])
+        targets = tokenizer.encode([one.targets for one in some])
+        progress.add(
+            len(some),
+            sum(map(len, inputs)) + sum(map(len, targets)),
+            sum(len(f"{one.inputs}{one.targets}".encode()) for one in some),
+        )
         yield from zip(inputs, targets, strict=True)
-        waiting.clear()
-
-    for example in examples:
-        waiting.append(example)
-        if len(waiting) == _EXAMPLES_AT_ONCE:
-            yield from encode()
-    yield from encode()
 
 
 def _hold_out(

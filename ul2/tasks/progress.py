@@ -26,6 +26,7 @@ class Progress:
         *,
         show: bool,
         console: rich.console.Console | None = None,
+        label: str = "tokenize",
     ) -> None:
         """Prepares the report.
 
@@ -33,7 +34,9 @@ class Progress:
             sizes: bytes of each file to be read; empty if unknown.
             show: whether to report at all.
             console: where to; stderr if None.
+            label: what is being done.
         """
+        self._label = label
         self._sizes = sizes
         self._total = sum(sizes.values())
         self._show = show
@@ -43,7 +46,7 @@ class Progress:
         self._documents = self._tokens = self._text_bytes = 0
         self._started = self._reported = time.monotonic()
         self._bar = rich.progress.Progress(
-            rich.progress.TextColumn("tokenize"),
+            rich.progress.TextColumn(label),
             rich.progress.BarColumn(),
             rich.progress.TaskProgressColumn(),
             rich.progress.TextColumn("{task.fields[counts]}"),
@@ -94,7 +97,7 @@ class Progress:
 
     def _print(self, suffix: str = "") -> None:
         """Prints one plain line."""
-        self._console.print(f"tokenize: {self._counts()}{suffix}", soft_wrap=True)
+        self._console.print(f"{self._label}: {self._counts()}{suffix}", soft_wrap=True)
 
     def _counts(self) -> str:
         """Returns the counts as text."""

@@ -154,6 +154,7 @@ class Run:
         keep_optimizer: go on with the origin's optimizer too.
         rules: logical axis to mesh axis.
         show_progress: tell a person how it goes.
+        label: what a person is told it is, where there are several.
         score_params: measures parameters in further ways when they are evaluated,
             e.g. decodes and scores the answers.
     """
@@ -174,6 +175,7 @@ class Run:
     keep_optimizer: bool = False
     rules: Rules = dataclasses.field(default_factory=lambda: DEFAULT_RULES)
     show_progress: bool = True
+    label: str = ""
     score_params: Callable[[Params], Mapping[str, float]] | None = None
 
 
@@ -407,7 +409,8 @@ def _train_writers(
         TensorBoard(model_dir / "tensorboard", "train", restored_step),
     ]
     if run.show_progress:
-        writers.append(ProgressLine(settings.total_steps, restored_step))
+        steps = settings.total_steps
+        writers.append(ProgressLine(steps, restored_step, label=run.label))
     return writers
 
 

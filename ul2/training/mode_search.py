@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import jax
-from absl import logging
 from jax.experimental import multihost_utils
 
 from ul2.training.best import EVALUATIONS, is_better
@@ -76,7 +75,6 @@ class ModeSearch:
         for name in candidates if self.chosen is None else ():
             if name in trials:
                 continue
-            logging.info("trial of mode %s", name)
             summary = train(candidates[name](), short, programs=programs)
             if summary.preempted:
                 return summary

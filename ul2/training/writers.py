@@ -121,12 +121,18 @@ class ProgressLine:
     """A live bar on a terminal, a plain line per measurement elsewhere."""
 
     def __init__(
-        self, total_steps: int, restored_step: int, stream: TextIO | None = None
+        self,
+        total_steps: int,
+        restored_step: int,
+        stream: TextIO | None = None,
+        *,
+        label: str = "",
     ) -> None:
+        self._label = f"{label}: " if label else ""
         self._console = Console(file=stream, stderr=stream is None, highlight=False)
         self._total_steps = total_steps
         self._progress = Progress(
-            TextColumn("train"),
+            TextColumn(label or "train"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[summary]}"),
@@ -146,7 +152,7 @@ class ProgressLine:
         if self._console.is_terminal:
             self._progress.update(self._task, completed=step, summary=summary)
         else:
-            text = f"step {step}/{self._total_steps}  {summary}"
+            text = f"{self._label}step {step}/{self._total_steps}  {summary}"
             self._console.print(text, soft_wrap=True, markup=False)
 
     def close(self) -> None:
