@@ -1,12 +1,16 @@
 """Rows of a data set that TFDS has prepared, as plain Python values."""
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from ul2.tasks.text_task import Tfds
+
+# The tasks of a seqio mixture are opened by threads of TensorFlow's.
+_opening: Final = threading.Lock()
 
 
 def read_tfds(
@@ -29,13 +33,13 @@ def read_tfds(
             f"reading {source.name!r} needs {error.name}; pip install 'ul2[tasks]'."
         ) from None
     try:
-        builder = tfds.builder(source.name, data_dir=data_dir)
-        dataset = builder.as_dataset(
-            split=source.splits[split],
-            shuffle_files=False,
-            # One file after another: the order is that on disk.
-            read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
-        )
+        # One file after another: the order is that on disk.
+        order = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
+        with _opening:
+            builder = tfds.builder(source.name, data_dir=data_dir)
+            dataset = builder.as_dataset(
+                split=source.splits[split], shuffle_files=False, read_config=order
+            )
     # What TFDS raises depends on what it meets: a missing folder, another version, a
     # library that the code of the data set wants.
     except Exception as error:
