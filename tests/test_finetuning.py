@@ -364,3 +364,28 @@ def test_run_file_composes_and_has_no_dead_binding(recipe, run):
     assert (found.inputs_length, found.targets_length) == lengths
     assert found.mixture.mode is None
     assert jax.device_get(found.schedule(10**6)) == pytest.approx(0.01)
+
+
+def test_checkpoints_are_chosen_by_decoded_answers(recipe, tmp_path, capfd):
+    found = report(
+        "train",
+        recipe(
+            EVAL_DECODE=True,
+            EVAL_DECODE_LIMIT=4,
+            BEST_METRIC="task_metric",
+            EVAL_EVERY_STEPS=10,
+            TOTAL_STEPS=30,
+        ),
+        capfd,
+    )
+    lines = read_lines(tmp_path / "run" / "eval.jsonl")
+    scores = [line["task_metric"] for line in lines]
+    assert scores == [line["toy_first/share_right"] for line in lines]
+    assert all(score in (0, 25, 50, 75, 100) for score in scores)
+    assert found["best"]["value"] == max(scores)
+    assert best_step(tmp_path / "run") == 10 * (1 + scores.index(max(scores)))
+
+
+def test_metric_of_a_task_that_is_not_there_is_refused(recipe, capfd):
+    error = refusal(recipe(EVAL_DECODE=True, BEST_METRIC="rouge1"), capfd)
+    assert "is not one of loss, accuracy, sequence_accuracy, task_metric, TASK/" in error
