@@ -181,6 +181,24 @@ def test_self_consistency_teacher_forcing_and_shots_run(run, toys, evaluate):
     assert shots["counts"]["examples"] == 2
 
 
+def test_samples_depend_on_the_seed_and_not_on_the_batches(
+    run, toys, evaluate, tmp_path
+):
+    def answers(name, *flags):
+        out = tmp_path / name
+        report = evaluate(
+            *("--checkpoint", run, "--mode", "S", "--task", "toy_choice", "--out", out),
+            *("--num_samples", "2", "--temperature", "1", *toys, *flags),
+        )
+        (result,) = report["results"]
+        lines = (out / result["predictions"]).read_text().splitlines()
+        return [json.loads(line)["answers"] for line in lines]
+
+    together = answers("a", "--batch_size", "8")
+    assert answers("b", "--batch_size", "2") == together
+    assert answers("c", "--seed", "1") != together
+
+
 def test_mixture_stands_for_its_tasks_each_once():
     tasks, mixtures = evaluation._find_tasks(["super_glue", "super_glue_rte", "xsum"])
     names = [task.name for task in tasks]
