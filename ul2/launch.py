@@ -51,6 +51,8 @@ NOT_NEEDED_WITHOUT_TRAINING: Final[Bindings] = (
     ("TOTAL_STEPS", "1000000"),
 )
 
+# Examples that are tokenized to be looked at.
+_SCRATCH: Final = "ul2-examples-"
 _DEFAULT_OBJECTIVE: Final = "configs/objectives/ul2.gin"
 
 
@@ -129,7 +131,7 @@ def opened_to_look_at(
     recipe = read(gin_files, bindings, NOT_NEEDED_WITHOUT_TRAINING)
     start = open_start(recipe)
     recipe, mesh = recipe.with_model(start.model), make_mesh(recipe.mesh)
-    with _scratch(recipe) as folder:
+    with tempfile.TemporaryDirectory(prefix=_SCRATCH) as folder:
         data = open_data(recipe, mesh, start, folder)
         yield next(iter(data.candidates().values()), data)
 
@@ -158,7 +160,7 @@ def check(gin_files: Sequence[str], bindings: Bindings) -> dict[str, Any]:
         start = open_start(recipe)
     if start is None and (recipe.is_of_tasks or recipe.model is None):
         return report
-    with _collect(errors), _scratch(recipe) as folder:
+    with _collect(errors), tempfile.TemporaryDirectory(prefix=_SCRATCH) as folder:
         recipe = recipe.with_model(start.model if start else None)
         mesh = make_mesh(recipe.mesh)
         data = open_data(recipe, mesh, start or Start(), folder)
@@ -232,19 +234,6 @@ def _mode_warnings(data: RunData, start: Start) -> list[str]:
     lines = (misfit(start.modes, mode) for mode in modes)
     # It says which flag of another command to set.
     return [f"{line.partition(';')[0]}; set MODE" for line in lines if line]
-
-
-@contextlib.contextmanager
-def _scratch(recipe: Recipe) -> Iterator[str | Path | None]:
-    """Yields where to tokenize examples that are only looked at.
-
-    Where they are kept already, that is None: they are read there.
-    """
-    if not recipe.is_of_tasks or Path(recipe.examples_dir).is_dir():
-        yield None
-        return
-    with tempfile.TemporaryDirectory(prefix="ul2-examples-") as folder:
-        yield folder
 
 
 @contextlib.contextmanager

@@ -212,17 +212,13 @@ class Recipe:
             self.mixture,
             layout,
             *tokenizer,
-            self.examples_dir if scratch is None else scratch,
+            Path(self.model_dir) / "examples" if self.data is None else self.data,
             evaluates=self.eval_batches != 0,
             reader=registered_tasks(self.data_dir),
+            scratch=scratch,
         )
 
     @property
     def data_dir(self) -> str | None:
         """Where the data sets of tasks lie; None for where their library looks."""
         return self.mixture.data_dir if isinstance(self.mixture, TaskMixture) else None
-
-    @property
-    def examples_dir(self) -> str | Path:
-        """Where the tokenized examples of tasks are kept."""
-        return Path(self.model_dir) / "examples" if self.data is None else self.data

@@ -47,7 +47,7 @@ class Reader:
             yield TextExample(inputs, targets)
 
 
-def open_toy(tokenizer, folder, reader, *, evaluates=True, **fields):
+def open_toy(tokenizer, folder, reader, *, evaluates=True, scratch=None, **fields):
     layout = Layout(
         architecture="encoder_decoder",
         inputs_length=16,
@@ -63,6 +63,7 @@ def open_toy(tokenizer, folder, reader, *, evaluates=True, **fields):
         folder,
         evaluates=evaluates,
         reader=reader.reader,
+        scratch=scratch,
     )
 
 
@@ -85,6 +86,18 @@ def test_store_that_is_there_is_not_made_again(tokenizer, tmp_path):
     assert [s.fingerprint for s in again.train] == [s.fingerprint for s in first.train]
     open_toy(tokenizer, tmp_path, reader, tasks=(("other", 1),))
     assert reader.reads[2:] == [("other", "train"), ("other", "validation")]
+
+
+def test_what_is_looked_at_is_made_elsewhere_and_what_is_kept_is_read(
+    tokenizer, tmp_path
+):
+    kept, scratch, reader = tmp_path / "kept", tmp_path / "scratch", Reader()
+    open_toy(tokenizer, kept, reader, evaluates=False)
+    data = open_toy(tokenizer, kept, reader, scratch=scratch)
+    assert reader.reads == [("toy", "train"), ("toy", "validation")]
+    assert len(data.held_out[0]) == 1
+    made = {p.relative_to(tmp_path).parts[0::2] for p in tmp_path.glob("*/*/*")}
+    assert made == {("kept", "train"), ("scratch", "validation")}
 
 
 def test_stores_of_two_tokenizers_lie_side_by_side(tokenizer, tmp_path):

@@ -71,6 +71,7 @@ def open_tasks(
     *,
     evaluates: bool,
     reader: TaskReader,
+    scratch: str | Path | None = None,
 ) -> TaskData:
     """Opens the examples of tasks; what was not tokenized yet is.
 
@@ -82,6 +83,7 @@ def open_tasks(
         folder: where stores are kept.
         evaluates: whether held-out examples are needed.
         reader: where the text comes from.
+        scratch: where stores are made that are not kept yet; None to keep them.
 
     Raises:
         ValueError: a task or split is unknown, or a store is damaged.
@@ -95,6 +97,8 @@ def open_tasks(
 
         def open_split(split: str, task: str = row.name) -> ExampleSplit:
             path = store_path(folder, task, split, tokenizer)
+            if scratch is not None and not is_store(path):
+                path = store_path(scratch, task, split, tokenizer)
             return _open_or_make(path, task, split, tokenizer, reader)
 
         examples = open_split(TRAIN)
