@@ -1,7 +1,34 @@
-"""UL2: Mixture-of-Denoisers pre-training for any architecture on any mesh."""
+"""UL2: Mixture-of-Denoisers pre-training for any architecture on any mesh.
+
+model = ul2.load("runs/one")                        a run of ours, T5X, Hugging Face
+model.infill("A ___ walks into a ___.")
+model.generate(["question: ..."], modes=["S"])
+model.score(["question: ..."], ["an answer"], modes=["S"])
+"""
 
 import traceback
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ul2.decoding.text_model import TextModel
+
+
+def load(path: str | Path, **options: Any) -> "TextModel":
+    """Opens a trained model that reads and writes text, whatever its format.
+
+    Args:
+        path: a run of ours, a T5X checkpoint, or a directory of Hugging Face.
+        **options: those of `ul2.inference.opening.open_model`: `step`, `mesh`,
+            `dtype`, `preset`, `activation`, `vocab_file`, `mode_convention`.
+
+    Raises:
+        ValueError: there is no checkpoint, it is damaged, or no tokenizer is known.
+    """
+    # Nothing heavy is imported before it is needed: parsing flags must be quick.
+    from ul2.inference.opening import open_model
+
+    return open_model(path, **options)
 
 
 def is_ours(error: BaseException) -> bool:

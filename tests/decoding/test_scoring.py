@@ -40,8 +40,9 @@ def model(request):
 
 
 @pytest.fixture(scope="module")
-def rope_model():
-    return tiny_model("decoder_only", positions="rope", num_kv_heads=2)
+def scorer(model):
+    """Compiles each program once for all tests."""
+    return Scorer(model, VOCAB)
 
 
 def expected(model, inputs, targets):
@@ -75,16 +76,16 @@ def assert_expected(model, scores, pairs):
         assert found.log_prob == pytest.approx(sum(wanted), rel=REORDERED_SUM_RTOL)
 
 
-def test_scores_are_those_of_the_whole_models_logits(model):
-    assert_expected(model, score(Scorer(model, VOCAB), PAIRS), PAIRS)
+def test_scores_are_those_of_the_whole_models_logits(model, scorer):
+    assert_expected(model, score(scorer, PAIRS), PAIRS)
 
 
-def test_choices_that_share_a_row_keep_rotary_positions(rope_model):
-    assert_expected(rope_model, score(Scorer(rope_model, VOCAB), PAIRS), PAIRS)
+def test_choices_that_share_a_row_keep_rotary_positions():
+    model = tiny_model("decoder_only", positions="rope", num_kv_heads=2)
+    assert_expected(model, score(Scorer(model, VOCAB), PAIRS[:3]), PAIRS[:3])
 
 
-def test_forced_prefix_is_read_and_not_counted(model):
-    scorer = Scorer(model, VOCAB)
+def test_forced_prefix_is_read_and_not_counted(scorer):
     whole = score(scorer, PAIRS[:3])
     rest = score(scorer, PAIRS[:3], forced=[0, 1, 4])
     for all_of_it, found, forced in zip(whole, rest, (0, 1, 4), strict=True):
@@ -92,22 +93,28 @@ def test_forced_prefix_is_read_and_not_counted(model):
         assert found.num_tokens == len(found.token_log_probs)
 
 
-def test_score_does_not_depend_on_what_else_is_scored(model):
-    scorer = Scorer(model, VOCAB)
+def test_score_does_not_depend_on_what_else_is_scored(scorer):
     others = [([60 + i, 1], [i + 1, 1]) for i in range(20)]
     alone = score(scorer, PAIRS[3:5])
     among = score(scorer, [*others[:7], *PAIRS[3:5], *others[7:]])[7:9]
     assert among == alone
 
 
-def test_more_choices_than_a_row_holds_are_scored(model):
+def test_targets_of_different_owners_share_no_row(scorer):
+    (alone,) = score(scorer, PAIRS[:1])
+    shared, of_another = score(scorer, [PAIRS[0], PAIRS[0]], owners=[0, 1])
+    assert shared == of_another == alone
+
+
+def test_more_choices_than_a_row_holds_are_scored(model, scorer):
     choices = [(QUESTION, [200 + i, 1]) for i in range(19)]
-    assert_expected(model, score(Scorer(model, VOCAB), choices), choices)
+    assert_expected(model, score(scorer, choices), choices)
 
 
 def test_scores_of_a_sharded_model_are_the_same(model):
     mesh = make_mesh("data=2,fsdp=2,tensor=2", jax.devices()[:8])
-    assert_expected(model, score(Scorer(model, VOCAB, mesh=mesh), PAIRS), PAIRS)
+    sharded = Scorer(model, VOCAB, mesh=mesh)
+    assert_expected(model, score(sharded, PAIRS[:4]), PAIRS[:4])
 
 
 def test_inputs_of_choices_are_read_once(model, monkeypatch):

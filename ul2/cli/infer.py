@@ -1,74 +1,207 @@
 """`ul2 infer`: a trained model to text."""
 
 import argparse
-import json
+import contextlib
+import importlib
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ul2.cli.command import add_command, check_at_least, check_can_write
+from ul2.cli.command import (
+    add_command,
+    add_import_module,
+    check_at_least,
+    check_can_write,
+    import_modules,
+    say,
+)
+
+if TYPE_CHECKING:
+    from ul2.decoding.text_model import TextModel
+    from ul2.inference.rows import RowSource
+    from ul2.inference.settings import InferenceSettings
 
 
 def add(commands: Any) -> None:
     """Adds the command and its flags."""
-    text = "Fill blanks and go on with texts, greedily."
+    text = "Fill blanks, answer and go on with texts, or score given answers."
     command = add_command(commands, "infer", _run, text)
-    command.add_argument("--checkpoint", required=True, metavar="DIR")
+    _add_checkpoint(command)
     source = command.add_mutually_exclusive_group(required=True)
-    source.add_argument("--input", metavar="FILE", help='rows of {"inputs", "mode"}')
     source.add_argument("--text", help="one text; ___ is a blank to fill")
-    command.add_argument(
-        "--output", metavar="FILE", help="JSON lines; required by --input"
+    source.add_argument(
+        "--input",
+        metavar="FILE",
+        help='.txt: a text a line; .jsonl (both also .gz, .zst) or .parquet: "inputs" '
+        'and, if wanted, "mode", "prefix", "max_tokens", "targets"',
     )
+    source.add_argument("--task", metavar="NAME", help="the examples of a task")
+    source.add_argument("--interactive", action="store_true", help="answer a person")
+    command.add_argument(
+        "--output",
+        metavar="FILE",
+        help="JSON lines, in order; a killed command goes on where it was",
+    )
+    command.add_argument("--split", default="validation", help="of --task")
+    command.add_argument("--data_dir", metavar="DIR", help="where the data of tasks is")
+    add_import_module(command)
+    command.add_argument("--batch_size", type=int, default=32, help="rows at once")
+    _add_rows(command)
+    _add_decoding(command)
+
+
+def _add_checkpoint(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--checkpoint",
+        required=True,
+        metavar="DIR",
+        help="a run of ours, T5X's or Hugging Face's directory",
+    )
+    command.add_argument("--step", type=int, help="which of several; else the newest")
+    command.add_argument("--vocab", metavar="FILE", help="its SentencePiece model")
+    command.add_argument("--preset", metavar="NAME", help="what it must be")
+    command.add_argument("--activation", metavar="NAME", help="which T5X leaves out")
+    command.add_argument("--mode_convention", help="paper or released")
+    command.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        help="of the computation; else what the checkpoint says",
+    )
+
+
+def _add_rows(command: argparse.ArgumentParser) -> None:
     command.add_argument("--mode", default="none", help="R, S, X or none")
-    command.add_argument("--max_tokens", type=int, default=64, help="longest output")
+    command.add_argument("--prefix", default="", help="text that outputs begin with")
+    command.add_argument(
+        "--max_inputs",
+        type=int,
+        metavar="N",
+        help="longest inputs in tokens; else what it was trained on, if that is known",
+    )
+    command.add_argument(
+        "--on_long", default="truncate", help="or refuse: what to do with longer ones"
+    )
+    command.add_argument(
+        "--keep_sentinels",
+        action="store_true",
+        help="let outputs of texts without blanks hold sentinels",
+    )
+    command.add_argument(
+        "--score", action="store_true", help='score "targets" instead of decoding'
+    )
+
+
+def _add_decoding(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("--max_tokens", type=int, default=64, help="longest output")
+    add("--temperature", type=float, default=0.0, help="0 takes the likeliest token")
+    add("--top_k", type=int, default=0, help="draw among the k likeliest; 0 for all")
+    add("--top_p", type=float, default=1.0, help="draw among the likeliest of this sum")
+    add("--repetition_penalty", type=float, default=1.0, help="1 for none")
+    add("--no_repeat_ngram", type=int, default=0, help="0 for any")
+    add("--num_beams", type=int, default=0, help="of a beam search; 0 for none")
+    add("--length_rule", default="t5x", help="or huggingface: of a beam search")
+    add("--length_penalty", type=float, default=0.6, help="exponent of that rule")
+    add("--early_stopping", action="store_true", help="of the huggingface rule")
+    add("--num_decodes", type=int, default=1, help="outputs of each text")
+    add("--seed", type=int, default=0, help="of what is drawn")
 
 
 def _run(options: argparse.Namespace) -> dict[str, Any]:
-    from ul2 import launch
-
-    if options.input and not options.output:
-        raise ValueError("--input needs --output, the file to write.")
+    if (options.input or options.task) and not options.output:
+        flag = "--input" if options.input else "--task"
+        raise ValueError(f"{flag} needs --output, the file to write.")
     check_at_least(1, "max_tokens", options.max_tokens)
     if options.output:
         check_can_write("output", options.output)
-    if options.text is not None:
-        rows = [{"inputs": options.text}]
-    else:
-        rows = _read_rows(Path(options.input))
-    predictions = launch.infer(
+    settings = _settings(options)
+    source = _source(options)
+
+    from ul2.inference.opening import open_model
+    from ul2.inference.rows import survey
+
+    found = survey(source) if source else None
+
+    model = open_model(
         options.checkpoint,
-        rows,
-        mode=options.mode,
-        max_tokens=options.max_tokens,
+        step=options.step,
+        dtype=options.dtype,
+        preset=options.preset,
+        activation=options.activation,
+        vocab_file=options.vocab,
+        mode_convention=options.mode_convention,
     )
+    if options.interactive:
+        return _talk(model, settings)
+    if source is None or found is None:
+        return _answer_text(model, settings, options)
+
+    from ul2.inference.run import answer_file
+
+    summary = answer_file(model, source, found, Path(options.output), settings, say)
+    for line in summary.lines():
+        say(line)
+    return summary._asdict()
+
+
+def _settings(options: argparse.Namespace) -> "InferenceSettings":
+    import dataclasses
+
+    from ul2.decoding.settings import DecodingSettings
+    from ul2.inference.settings import InferenceSettings, read_mode
+
+    def picked(kind: Any) -> dict[str, Any]:
+        flags = {field.name for field in dataclasses.fields(kind)} & set(vars(options))
+        return {name: getattr(options, name) for name in flags}
+
+    decoding = DecodingSettings(**picked(DecodingSettings))
+    fields = {**picked(InferenceSettings), "mode": read_mode(options.mode)}
+    return InferenceSettings(**fields, decoding=decoding)
+
+
+def _source(options: argparse.Namespace) -> "RowSource | None":
+    """Returns the rows of a file or a task."""
+    from ul2.inference.rows import FileRows, TaskRows
+
+    if options.task:
+        import_modules(options)
+        return TaskRows(options.task, options.split, options.data_dir)
+    return FileRows(options.input) if options.input else None
+
+
+def _answer_text(
+    model: "TextModel", settings: "InferenceSettings", options: argparse.Namespace
+) -> dict[str, Any]:
+    """Shows the answer to one text: filled, where it has blanks."""
+    import json
+
+    from ul2.inference.run import answer_text
+
+    answer = answer_text(model, options.text, settings, say)
     if options.output:
-        lines = "".join(json.dumps(row) + "\n" for row in predictions)
         partial = Path(f"{options.output}.partial")
-        partial.write_text(lines)
+        partial.write_text(json.dumps(answer) + "\n")
         partial.replace(options.output)
     else:
-        sys.stdout.write(predictions[0]["filled"] + "\n")
-    return {"rows": len(predictions), "predictions": predictions}
+        for one in answer.get("predictions", [answer]):
+            sys.stdout.write(one.get("filled", one["prediction"]) + "\n")
+    return {"rows": 1, "predictions": [answer]}
 
 
-def _read_rows(file: Path) -> list[dict[str, Any]]:
-    """Reads rows of JSON with at least `inputs`."""
-    try:
-        lines = file.read_bytes().splitlines()
-    except OSError as error:
-        raise ValueError(f"cannot read --input {file}: {error.strerror}.") from None
-    rows = []
-    for number, line in enumerate(lines, 1):
+def _talk(model: "TextModel", settings: "InferenceSettings") -> dict[str, Any]:
+    from ul2.inference.interactive import Session
+
+    with contextlib.suppress(ImportError):
+        importlib.import_module("readline")  # input() then edits lines
+
+    def read() -> str | None:
         try:
-            row = json.loads(line.decode())
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{file}:{number}: not UTF-8 ({error.reason}).") from None
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{file}:{number}: no JSON ({error.msg}).") from None
-        if not isinstance(row, dict) or not isinstance(row.get("inputs"), str):
-            raise ValueError(f'{file}:{number}: a row needs "inputs", a text.')
-        rows.append(row)
-    if not rows:
-        raise ValueError(f"{file} is empty.")
-    return rows
+            return input("> " if sys.stdin.isatty() else "")
+        except EOFError:
+            return None
+
+    def write(text: str) -> None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+    return {"rows": Session(model, settings, read, write).run()}
