@@ -16,3 +16,6 @@ LOGITS_ATOL = 1e-4
 LOSS_RTOL = 1e-5
 # Relative to the greatest entry of the parameter's gradient.
 GRADIENT_ATOL = 1e-4
+
+# Scores and log probabilities of whole outputs, against those of others.
+DECODED_SCORE_ATOL = 1e-3
