@@ -5,11 +5,11 @@ def _numbered(*rows):
     return [{**row, "idx": index} for index, row in enumerate(rows)]
 
 
-def _pairs(first, second, labels=(0, 1)):
+def _pairs(first, second, labels=(0, 1, 0)):
     return _numbered(
         {first: "It rains  hard.", second: "It is wet.", "label": labels[0]},
         {first: "The cat naps.", second: "A dog barks.", "label": labels[1]},
-        {first: "Ann ran.", second: "Ann moved.", "label": labels[0]},
+        {first: "Ann ran.", second: "Ann moved.", "label": labels[2]},
     )
 
 
@@ -18,7 +18,7 @@ ROWS = {
         {"question": "is it red", "passage": "Roses are red — é.", "label": 1},
         {"question": "is it blue", "passage": "Roses are red.", "label": 0},
     ),
-    "super_glue/cb": _pairs("premise", "hypothesis", (2, 1)),
+    "super_glue/cb": _pairs("premise", "hypothesis", (2, 1, 0)),
     "super_glue/copa": _numbered(
         {
             "premise": "The cup fell.",
@@ -128,16 +128,16 @@ ROWS = {
     "glue/sst2": _numbered(
         {"sentence": "a joy ", "label": 1}, {"sentence": "a bore ", "label": 0}
     ),
-    "glue/mrpc": _pairs("sentence1", "sentence2", (1, 0)),
-    "glue/qqp": _pairs("question1", "question2", (1, 0)),
+    "glue/mrpc": _pairs("sentence1", "sentence2", (1, 0, 1)),
+    "glue/qqp": _pairs("question1", "question2", (1, 0, 1)),
     "glue/stsb": _numbered(
         {"sentence1": "A plane lands.", "sentence2": "Planes land.", "label": 4.75},
         {"sentence1": "A cat.", "sentence2": "A dog.", "label": 1.0},
         {"sentence1": "A man eats.", "sentence2": "He eats.", "label": 3.1},
     ),
-    "glue/mnli": _pairs("premise", "hypothesis", (1, 2)),
+    "glue/mnli": _pairs("premise", "hypothesis", (1, 2, 0)),
     "glue/qnli": _pairs("question", "sentence"),
     "glue/rte": _pairs("sentence1", "sentence2"),
     "glue/wnli": _pairs("sentence1", "sentence2"),
-    "glue/ax": _pairs("premise", "hypothesis", (0, 2)),
+    "glue/ax": _pairs("premise", "hypothesis", (0, 2, 1)),
 }
