@@ -20,7 +20,9 @@ from ul2.vocab import round_up
 
 # Row widths are a multiple of this: the sublanes of a TPU's vector unit.
 _WIDTH_MULTIPLE: Final = 8
-# How much wider rows get where they are too narrow.
+# Room for batches fuller than all that were dealt for practice.
+_SLACK: Final = 1.02
+# How much wider rows get where they are too narrow nevertheless.
 _WIDEN: Final = 1.25
 _MOST_EXAMPLES_PER_ROW: Final = 16
 # This share of padding, or this much more than the least, is good enough: fewer
@@ -136,7 +138,7 @@ def _plan(
     # One example in a row is as wide as the longest there is: the attention then
     # finds it where it is.
     widths = [
-        view if per_row == 1 else round_up(int(fullest), _WIDTH_MULTIPLE)
+        view if per_row == 1 else round_up(int(fullest * _SLACK), _WIDTH_MULTIPLE)
         for fullest, view in zip(np.max(loads, axis=0), views, strict=True)
     ]
     filled = np.mean([lengths.sum() for lengths in measured])
