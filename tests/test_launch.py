@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from wiring_toys import flags, make_store
 
+import ul2
 from ul2 import cli, launch
 from ul2.data.token_store import TokenStore
 from ul2.data.token_store_writer import TokenStoreWriter
-from ul2.decoding import answers
+from ul2.decoding.settings import DecodingSettings
 from ul2.tasks.tokenizer import open_tokenizer, train_tokenizer
 from ul2.training import checkpoints
 
@@ -192,16 +193,9 @@ def test_checkpoint_tells_its_model(store, run):
 def test_inference_does_not_need_the_store(run, tmp_path, monkeypatch):
     copy = shutil.copytree(run, tmp_path / "elsewhere")
     monkeypatch.delattr(TokenStore, "open")
-    rows = [{"inputs": "the ___"}, {"inputs": "the", "mode": "S"}]
-    answers = launch.infer(copy, rows, mode="none", max_tokens=3)
-    assert [row["mode"] for row in answers] == [None, "S"]
-
-
-def test_rows_are_decoded_some_at_a_time_with_the_same_answers(run, monkeypatch):
-    rows = [{"inputs": text} for text in ("the ___", "rivers and", "a ___ b ___", "")]
-    together = launch.infer(run, rows, mode="X", max_tokens=4)
-    monkeypatch.setattr(answers, "_ROWS_AT_ONCE", 3)
-    assert launch.infer(run, rows, mode="X", max_tokens=4) == together
+    settings = DecodingSettings(max_tokens=3)
+    (outputs,) = ul2.load(copy).generate(["the"], modes=["S"], settings=settings)
+    assert outputs[0].log_prob < 0
 
 
 def test_bug_of_a_library_is_no_error_of_the_config(store, monkeypatch):

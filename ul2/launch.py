@@ -24,7 +24,6 @@ from ul2.data.loader import Loader
 from ul2.data.run_data import RunData
 from ul2.data.task_data import TaskData
 from ul2.data.task_mixture import AUTO
-from ul2.decoding.answers import answer
 from ul2.denoising.mixture import Mixture
 from ul2.evaluation.decoded_metrics import (
     TASK_METRIC,
@@ -38,8 +37,7 @@ from ul2.sharding.mesh import make_mesh
 from ul2.starting import Start, check_start, open_start, seek_start
 from ul2.tasks import registry
 from ul2.tasks.example_tokenization import registered_tasks
-from ul2.tasks.tokenizer import open_with_vocab
-from ul2.training import checkpoints, loop, run_directory
+from ul2.training import loop, run_directory
 from ul2.training.best import TEACHER_FORCED
 from ul2.training.mode_search import ModeSearch
 from ul2.training.state import define_model
@@ -247,30 +245,6 @@ def _collect(errors: list[str]) -> Iterator[None]:
         if not is_ours(error):
             raise
         errors.append(str(error))
-
-
-def infer(
-    checkpoint: str | Path,
-    rows: Sequence[dict[str, Any]],
-    *,
-    mode: str | None,
-    max_tokens: int,
-) -> list[dict[str, Any]]:
-    """Fills the blanks of texts, or goes on with them, greedily.
-
-    Args:
-        checkpoint: a run, its `checkpoints` folder, or one checkpoint.
-        rows: each with `inputs`, and its own `mode` if it has one.
-        mode: R, S, X or none, for rows without one.
-        max_tokens: longest output.
-
-    Returns:
-        The rows with `mode`, `prediction` (the output) and `filled`.
-    """
-    model, contract = checkpoints.load_model(checkpoint, make_mesh("auto"))
-    vocab = contract.vocab
-    tokenizer = open_with_vocab(run_directory.tokenizer_path(checkpoint), vocab)
-    return answer(model, tokenizer, vocab, rows, mode=mode, max_tokens=max_tokens)
 
 
 def sentinels_needed(gin_files: Sequence[str], bindings: Bindings) -> int:
