@@ -243,7 +243,7 @@ def _correlation(
     measure: str, targets: Sequence[float], predictions: Sequence[float | None]
 ) -> float:
     """Returns 100 times a correlation of SciPy's; 0 where there is none to measure."""
-    from scipy import stats  # type: ignore[import-untyped]
+    from scipy import stats
 
     found = _with_numbers(predictions)
     if len(set(targets)) < 2 or len(set(found)) < 2:
