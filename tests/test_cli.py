@@ -1,14 +1,23 @@
 """What a person types: answers, one-line errors, exit codes."""
 
 import gzip
+import io
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
-from wiring_toys import flags, make_store, write_corpus
+from wiring_toys import WORDS, flags, make_store, write_corpus
 
+import ul2
 from ul2 import cli, launch
+from ul2.tasks import examples
+from ul2.tasks.text_task import TextExample
 from ul2.training import loop
 
 
@@ -340,7 +349,116 @@ def test_infer_fills_every_row_of_a_file(run, tmp_path):
     assert (first["mode"], second["mode"], second["id"]) == ("R", "S", 7)
     assert first["prediction"].startswith("<extra_id_0>")
     assert first["filled"].startswith("the ")
-    assert second["filled"].startswith("rivers")
+    assert "filled" not in second
+    assert second["log_prob"] < 0
+    assert not (tmp_path / "out.jsonl.partial").exists()
+
+
+def test_infer_answers_texts_of_other_files(run, tmp_path, capfd):
+    arguments = ["infer", "--checkpoint", run, "--max_tokens=2", "--mode=S"]
+    out = tmp_path / "out.jsonl"
+    (tmp_path / "in.txt.gz").write_bytes(gzip.compress(b"the model\n\nrivers\n"))
+    command = [*arguments, "--input", tmp_path / "in.txt.gz", "--output", out]
+    capfd.readouterr()
+    assert cli.main([*map(str, command), "--json"]) == 0
+    captured = capfd.readouterr()
+    report = json.loads(captured.out.splitlines()[-1])
+    assert (report["rows"], report["bad_rows"]) == (3, 1)
+    assert "the first is row 2: empty line" in captured.err
+    answers = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["inputs"] for row in answers] == ["the model", "", "rivers"]
+    assert ["prediction" in row for row in answers] == [True, False, True]
+    assert answers[1]["error"] == "empty line"
+
+
+def test_infer_scores_samples_and_searches(run, tmp_path):
+    rows = [{"inputs": "the ___ reads", "targets": "<extra_id_0> model"}] * 2
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = ["infer", "--checkpoint", run, "--input", source, "--output", out]
+    arguments = [*map(str, arguments), "--mode=R", "--max_tokens=4"]
+
+    def answers(*flags):
+        assert cli.main([*arguments, *flags]) == 0
+        return [json.loads(line) for line in out.read_text().splitlines()]
+
+    scored = answers("--score")
+    assert scored[0]["log_prob"] == scored[1]["log_prob"] < 0
+    searched = answers("--num_beams=3", "--num_decodes=2")
+    assert len(searched[0]["predictions"]) == 2
+    assert searched[0] == searched[1]
+    drawn = answers("--temperature=1", "--top_p=0.9", "--num_decodes=3", "--seed=1")
+    assert drawn[0]["predictions"] != drawn[1]["predictions"]
+
+
+@pytest.mark.slow
+def test_infer_that_was_killed_goes_on_and_ends_with_the_same_bytes(run, tmp_path):
+    source = tmp_path / "in.txt"
+    words = WORDS.split()
+    texts = [" ".join(words[i % 9 : i % 9 + 1 + i % 5]) for i in range(300)]
+    source.write_text("\n".join(texts))
+    arguments = ["infer", "--checkpoint", run, "--input", source, "--batch_size=2"]
+    arguments = [*map(str, arguments), "--mode=R", "--max_tokens=3", "--temperature=1"]
+    whole, out = (str(tmp_path / name) for name in ("whole.jsonl", "out.jsonl"))
+    assert cli.main([*arguments, "--output", whole]) == 0
+    code = "import sys; from ul2.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, *arguments, "--output", out]
+    partial = tmp_path / "out.jsonl.partial"
+    killed = 0
+    for lines in (1, 40, 120):
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        while process.poll() is None:
+            if partial.exists() and partial.read_bytes().count(b"\n") >= lines:
+                process.kill()
+                killed += process.wait() == -signal.SIGKILL
+            time.sleep(0.01)
+        assert not (tmp_path / "out.jsonl").exists()
+    assert killed == 3
+    assert cli.main([*arguments, "--output", out]) == 0
+    assert Path(out).read_bytes() == Path(whole).read_bytes()
+
+
+def test_infer_warns_where_the_mode_does_not_fit(run, capfd):
+    arguments = ["infer", "--checkpoint", str(run), "--text=the", "--max_tokens=1"]
+    for mode, warnings in (([], 1), (["--mode=X"], 0)):
+        capfd.readouterr()
+        assert cli.main([*arguments, *mode]) == 0
+        lines = capfd.readouterr().err.splitlines()
+        assert len(lines) == warnings
+        assert all("--mode" in line for line in lines)
+
+
+def test_infer_knows_what_a_run_was_trained_on(run):
+    model = ul2.load(run)
+    assert model.trained_modes == ("R", "S", "X")
+    assert model.inputs_length == 32
+
+
+def test_infer_talks_to_a_person(run, capfd, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("/mode R\nthe ___ reads\n/quit\n"))
+    capfd.readouterr()
+    arguments = ["infer", "--checkpoint", str(run), "--interactive", "--max_tokens=3"]
+    assert cli.main([*arguments, "--json"]) == 0
+    *_, answer, report = capfd.readouterr().out.splitlines()
+    assert answer.startswith("the ")
+    assert json.loads(report) == {"rows": 1}
+
+
+def test_infer_answers_the_examples_of_a_task(run, tmp_path, monkeypatch):
+    made = [TextExample("is it red?", "True", ("False", "True"))] * 2
+    monkeypatch.setattr(examples, "read_examples", lambda *names, **options: iter(made))
+    out = tmp_path / "out.jsonl"
+    arguments = [
+        "infer",
+        "--checkpoint",
+        run,
+        "--task=super_glue_boolq",
+        "--output",
+        out,
+    ]
+    assert cli.main([*map(str, arguments), "--mode=S", "--max_tokens=2"]) == 0
+    answers = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["targets"] for row in answers] == ["True", "True"]
 
 
 def test_infer_refuses_another_tokenizer(run, store, tmp_path, refuse):
@@ -365,9 +483,17 @@ def test_infer_refuses_what_it_cannot_read(run, tmp_path, refuse):
     assert "needs --output" in refuse(*arguments, "--input=a.jsonl")
     missing = ["--input", tmp_path / "no.jsonl", "--output", tmp_path / "o"]
     assert "cannot read --input" in refuse(*arguments, *missing)
-    (tmp_path / "bad.jsonl").write_text('{"inputs": "a"}\n{"text": "b"}\n')
-    bad = ["--input", tmp_path / "bad.jsonl", "--output", tmp_path / "o"]
-    assert "bad.jsonl:2" in refuse(*arguments, *bad)
+    (tmp_path / "empty.jsonl").write_text("")
+    empty = ["--input", tmp_path / "empty.jsonl", "--output", tmp_path / "o"]
+    assert "empty.jsonl is empty" in refuse(*arguments, *empty)
+    assert "needs --output" in refuse(*arguments, "--task=super_glue_boolq")
+    task = ["--task=super_glue_bolq", "--output", tmp_path / "o"]
+    assert "super_glue_boolq" in refuse(*arguments, *task)
+    both = ["--text=a", "--num_beams=2", "--temperature=0.5"]
+    assert "a beam search draws nothing" in refuse(*arguments, *both)
+    assert "--on_long=cut" in refuse(*arguments, "--text=a", "--on_long=cut")
+    assert '"inputs" is empty' in refuse(*arguments, "--text= ", "--mode=R")
+    assert "no checkpoint of step 9" in refuse(*arguments, "--text=a", "--step=9")
     assert "mode 'Q'" in refuse(*arguments, "--text=a", "--mode=Q")
     error = refuse("infer", "--checkpoint", tmp_path / "none", "--text=a")
     assert str(tmp_path / "none") in error
@@ -383,10 +509,15 @@ def test_row_chooses_its_mode_or_none(run, tmp_path):
     assert [row["mode"] for row in answers] == ["X", None, None]
 
 
-def test_input_that_is_no_utf8_is_refused_with_its_line(run, tmp_path, refuse):
-    (tmp_path / "bad.jsonl").write_bytes(b'{"inputs": "a"}\n{"inputs": "caf\xe9"}\n')
+def test_row_that_cannot_be_answered_stops_nothing(run, tmp_path):
+    lines = [b'{"inputs": "a"}', b'{"inputs": "caf\xe9"}', b'{"text": "b"}', b"{", b""]
+    (tmp_path / "bad.jsonl").write_bytes(b"\n".join([*lines, b'{"inputs": "c"}']))
+    out = tmp_path / "out.jsonl"
     arguments = ["infer", "--checkpoint", run, "--input", tmp_path / "bad.jsonl"]
-    assert "bad.jsonl:2: not UTF-8" in refuse(*arguments, "--output", tmp_path / "o")
+    arguments += ["--output", out, "--mode=R", "--max_tokens=1"]
+    assert cli.main([*map(str, arguments)]) == 0
+    answers = [json.loads(line) for line in out.read_text().splitlines()]
+    assert ["error" in row for row in answers] == [False, True, True, True, True, False]
 
 
 def test_output_that_cannot_be_written_is_refused_before_the_work(
