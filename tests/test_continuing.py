@@ -92,7 +92,7 @@ def test_causal_model_becomes_a_prefix_model_by_ul2r(store, causal, tmp_path, ca
     moved = max(np.abs(after[path] - before[path]).max() for path in before)
     assert 0 < moved < 0.01
     capfd.readouterr()
-    text = ["--text", "people talk of", "--mode=S", "--max_tokens=3"]
+    text = ["--text", "people talk of ___", "--mode=S", "--max_tokens=3"]
     assert cli.main(["infer", "--checkpoint", str(run), *text]) == 0
     assert capfd.readouterr().out.startswith("people talk of")
 
