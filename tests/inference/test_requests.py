@@ -50,7 +50,8 @@ def test_answer_is_the_worked_example(model):
 
 
 def test_several_outputs_are_a_list_whose_first_is_the_answer(model):
-    asked = request(model, {"inputs": "the ___ reads"})
+    several = dataclasses.replace(SETTINGS.decoding, num_beams=2, num_decodes=2)
+    asked = request(model, {"inputs": "the ___ reads"}, decoding=several)
     outputs = [output(model, " model"), output(model, " word", -2.0)]
     answer = answer_decoded(asked, outputs, model)
     assert [one["filled"] for one in answer["predictions"]] == [
@@ -58,6 +59,9 @@ def test_several_outputs_are_a_list_whose_first_is_the_answer(model):
         "the word reads",
     ]
     assert answer["prediction"] == "<extra_id_0> model"
+    # T5X's beam search may end with fewer.
+    fewer = answer_decoded(asked, outputs[:1], model)
+    assert [one["filled"] for one in fewer["predictions"]] == ["the model reads"]
 
 
 def test_row_chooses_its_mode_prefix_and_length(model):

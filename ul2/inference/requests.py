@@ -92,7 +92,7 @@ def answer_decoded(
     """Returns the answer to a request, of whose outputs the first is the best."""
     described = [_describe(request, output, model) for output in outputs]
     answer = {**_kept(request), **described[0]}
-    if len(described) > 1:
+    if request.decoding.num_decodes > 1:
         answer["predictions"] = described
     return answer
 
