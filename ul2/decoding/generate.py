@@ -152,7 +152,7 @@ class Generator:
         """Decodes a group."""
         program = _Program(
             graphdef=self._graphdef,
-            settings=dataclasses.replace(settings, seed=0, max_tokens=1),
+            settings=_compiled_in(settings),
             columns=bucket(settings.max_tokens),
             eos_id=self._vocab.eos_id,
         )
@@ -346,6 +346,19 @@ def _to_lists(outputs: _Outputs, num_decodes: int) -> list[list[Decoded]]:
             ]
         )
     return rows
+
+
+def _compiled_in(settings: DecodingSettings) -> DecodingSettings:
+    """Returns settings without what a program can be told when it runs."""
+    return dataclasses.replace(
+        settings,
+        seed=0,
+        max_tokens=1,
+        temperature=float(settings.temperature > 0),
+        top_p=1.0 if settings.top_p == 1 else 0.5,
+        repetition_penalty=1.0 if settings.repetition_penalty == 1 else 2.0,
+        length_penalty=1.0,
+    )
 
 
 def _or_none(blanks: Sequence[int | None] | None, index: int) -> int:
