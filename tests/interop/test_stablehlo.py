@@ -22,7 +22,8 @@ from stablehlo_toys import (
 from tolerances import REORDERED_SUM_ATOL, REORDERED_SUM_RTOL
 
 from ul2.batch import Batch, one_per_row
-from ul2.decoding.greedy import greedy
+from ul2.decoding.generate import Generator
+from ul2.decoding.settings import DecodingSettings
 from ul2.interop import presets, stablehlo, stablehlo_loader
 from ul2.interop.model import param_shapes
 from ul2.interop.tensors import cast, filled
@@ -30,6 +31,11 @@ from ul2.models.config import ModelConfig
 from ul2.vocab import Vocab
 
 LOGITS_ATOL = 1e-5
+
+
+def greedy(model, inputs, max_tokens):
+    settings = DecodingSettings(max_tokens=max_tokens)
+    return [row[0].ids for row in Generator(model, VOCAB).generate(inputs, settings)]
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +196,7 @@ def test_prefix_is_read_in_both_directions_and_targets_in_one(loaded):
 def test_generate_writes_what_greedy_decoding_writes(checkpoints, loaded, architecture):
     inputs = [[52, 10, 11, 12, EOS], [13, EOS], [53, *range(20, 40), EOS]]
     model = build(checkpoints[architecture])
-    expected = greedy(model, inputs, VOCAB, max_tokens=9)
+    expected = greedy(model, inputs, 9)
     assert any(expected)
     assert loaded[architecture].generate(inputs, max_tokens=9) == expected
 
@@ -219,7 +225,7 @@ def test_fixed_lengths_are_exported_and_padded_to(checkpoints, tmp_path):
     arguments = model.manifest["functions"]["decode"]["arguments"]
     assert [one["shape"] for one in arguments] == [["b", 12, 16], ["b", 12], ["b", 5]]
     assert stablehlo.max_logit_difference(checkpoint, tmp_path) <= LOGITS_ATOL
-    expected = greedy(build(checkpoint), [[7, EOS]], VOCAB, max_tokens=5)
+    expected = greedy(build(checkpoint), [[7, EOS]], 5)
     assert model.generate([[7, EOS]], max_tokens=5) == expected
     assert stablehlo_loader.check(model).startswith("ok")
     with pytest.raises(ValueError, match=r"13 ids in a row.*inputs_length=12"):

@@ -85,9 +85,12 @@ class Model:
     ) -> list[list[int]]:
         """Returns the likeliest tokens, one by one, for each row, up to EOS.
 
-        Every step runs the decoder over all that was written before.
+        Every step runs the decoder over all that was written before. Pad and ids that
+        no tokenizer names are never written.
         """
         vocab = self.manifest["vocab"]
+        never = np.arange(vocab["padded_size"]) >= vocab["size"]
+        never[vocab["pad_id"]] = True
         context: tuple[Any, ...] = ()
         firsts = [[vocab["start_id"], *row] for row in inputs]
         prefixes = [len(first) for first in firsts]
@@ -102,7 +105,8 @@ class Model:
             tokens = self.pad(written, "targets_length", longest)
             arrays = (*context, tokens) if context else (tokens, prefixes)
             at = np.arange(len(written)), np.array([len(row) - 1 for row in written])
-            likeliest = np.asarray(jnp.argmax(self.decode(*arrays)[at], axis=-1))
+            logits = jnp.where(never[None], -jnp.inf, self.decode(*arrays)[at])
+            likeliest = np.asarray(jnp.argmax(logits, axis=-1))
             for i, token in enumerate(likeliest.tolist()):
                 is_open[i] = is_open[i] and token != vocab["eos_id"]
                 if is_open[i]:
