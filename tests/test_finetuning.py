@@ -388,4 +388,4 @@ def test_checkpoints_are_chosen_by_decoded_answers(recipe, tmp_path, capfd):
 
 def test_metric_of_a_task_that_is_not_there_is_refused(recipe, capfd):
     error = refusal(recipe(EVAL_DECODE=True, BEST_METRIC="rouge1"), capfd)
-    assert "is not one of loss, accuracy, sequence_accuracy, task_metric, TASK/" in error
+    assert "one of loss, accuracy, sequence_accuracy, task_metric, TASK/" in error
