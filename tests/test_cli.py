@@ -494,6 +494,8 @@ def test_infer_refuses_what_it_cannot_read(run, tmp_path, refuse):
     assert "--on_long=cut" in refuse(*arguments, "--text=a", "--on_long=cut")
     assert '"inputs" is empty' in refuse(*arguments, "--text= ", "--mode=R")
     assert "no checkpoint of step 9" in refuse(*arguments, "--text=a", "--step=9")
+    assert "no best.json" in refuse(*arguments, "--text=a", "--step=best")
+    assert "--step=first" in refuse(*arguments, "--text=a", "--step=first")
     assert "mode 'Q'" in refuse(*arguments, "--text=a", "--mode=Q")
     error = refuse("infer", "--checkpoint", tmp_path / "none", "--text=a")
     assert str(tmp_path / "none") in error

@@ -154,6 +154,9 @@ def test_run_learns_a_task_from_a_checkpoint_that_says_its_model(
     assert contract.vocab == before.vocab
     losses = {line["step"]: line["loss"] for line in lines}
     assert best_step(tmp_path / "run") == min(losses, key=losses.get)
+    text = ["--text=first word of: a b c", "--mode=S", "--max_tokens=2"]
+    infer = ["infer", "--checkpoint", str(tmp_path / "run"), "--step=best", *text]
+    assert cli.main(infer) == 0
 
 
 @pytest.mark.slow

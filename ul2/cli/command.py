@@ -9,6 +9,15 @@ from pathlib import Path
 from typing import Any
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Help that shows defaults, where there is something to show."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, False, "", []):
+            return action.help
+        return super()._get_help_string(action)
+
+
 def add_command(
     commands: Any, name: str, run: Callable[..., dict[str, Any]], text: str
 ) -> argparse.ArgumentParser:
@@ -18,7 +27,7 @@ def add_command(
         help=text,
         description=text,
         allow_abbrev=False,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_Help,
     )
     command.set_defaults(run=run)
     command.add_argument(

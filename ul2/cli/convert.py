@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ul2.cli.command import add_command, check_can_write, say
+from ul2.cli.model import add_model_flags, add_step, opening_options, read_step
 
 
 def add(commands: Any) -> None:
@@ -20,17 +21,8 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--out", required=True, metavar="DST", help="directory to make"
     )
-    command.add_argument("--step", type=int, help="which of several; else the newest")
-    command.add_argument(
-        "--preset", metavar="NAME", help="what it must be: ul2_20b, ..."
-    )
-    command.add_argument(
-        "--activation", metavar="NAME", help="silu, gelu or relu, which T5X leaves out"
-    )
-    command.add_argument(
-        "--vocab", metavar="FILE", help="the SentencePiece model it was trained with"
-    )
-    command.add_argument("--mode_convention", help="paper or released")
+    add_step(command)
+    add_model_flags(command)
     command.add_argument(
         "--dtype", choices=("float32", "bfloat16"), help="of the parameters; else kept"
     )
@@ -43,11 +35,8 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     check_can_write("out", options.out)
     source = open_checkpoint(
         options.source,
-        step=options.step,
-        preset=options.preset,
-        activation=options.activation,
-        vocab_file=options.vocab,
-        mode_convention=options.mode_convention,
+        step=read_step(options.step, options.source),
+        **opening_options(options),
     )
     found = source.preset or "a model of no known preset"
     say(f"{options.source}: {found}, {source.format} ({source.layout}).")

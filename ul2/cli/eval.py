@@ -15,6 +15,12 @@ from ul2.cli.command import (
     make_console,
     say,
 )
+from ul2.cli.model import (
+    add_decoding_flags,
+    add_dtype,
+    add_model_flags,
+    opening_options,
+)
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -55,15 +61,10 @@ def _add_what(command: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--step",
         metavar="N,N",
-        help="steps of each --checkpoint, or `all`; else newest",
+        help="steps of each --checkpoint, `all` or `best`; else the newest",
     )
-    group.add_argument("--preset", metavar="NAME", help="what the model must be")
-    group.add_argument("--activation", metavar="NAME", help="which T5X leaves out")
-    group.add_argument(
-        "--vocab", metavar="FILE", help="the SentencePiece model, if none lies beside"
-    )
-    group.add_argument("--mode_convention", help="paper or released")
-    group.add_argument("--dtype", help="of the computation: float32 or bfloat16")
+    add_model_flags(group)
+    add_dtype(group)
     group.add_argument(
         "--task",
         action="append",
@@ -154,14 +155,7 @@ def _add_decoding(command: argparse.ArgumentParser) -> None:
     """Adds the flags of `DecodingSettings`."""
     group = command.add_argument_group("decoding")
     group.add_argument("--max_tokens", type=int, help="longest output; else the task's")
-    group.add_argument("--temperature", type=float, default=0.0, help="0: greedy")
-    group.add_argument("--top_k", type=int, default=0, help="0: all tokens")
-    group.add_argument("--top_p", type=float, default=1.0, help="1: all tokens")
-    group.add_argument("--num_beams", type=int, default=0, help="0: no beam search")
-    group.add_argument("--length_rule", default="t5x", help="or huggingface")
-    group.add_argument("--length_penalty", type=float, default=0.6)
-    group.add_argument("--repetition_penalty", type=float, default=1.0)
-    group.add_argument("--no_repeat_ngram", type=int, default=0)
+    add_decoding_flags(group)
 
 
 def _add_text(command: argparse.ArgumentParser) -> None:
@@ -335,19 +329,13 @@ def _opener(
     """Returns what loads a candidate."""
     from ul2.inference.opening import open_model
 
-    if options.dtype not in (None, "float32", "bfloat16"):
-        raise ValueError(f"--dtype={options.dtype} is not float32 or bfloat16.")
-
     def open_candidate(candidate: "Candidate") -> "Model":
         return open_model(
             candidate.path,
             step=candidate.step,
             mesh=mesh,
             dtype=options.dtype,
-            preset=options.preset,
-            activation=options.activation,
-            vocab_file=options.vocab,
-            mode_convention=options.mode_convention,
+            **opening_options(options),
         )
 
     return open_candidate

@@ -15,6 +15,14 @@ from ul2.cli.command import (
     import_modules,
     say,
 )
+from ul2.cli.model import (
+    add_decoding_flags,
+    add_dtype,
+    add_model_flags,
+    add_step,
+    opening_options,
+    read_step,
+)
 
 if TYPE_CHECKING:
     from ul2.decoding.text_model import TextModel
@@ -57,16 +65,9 @@ def _add_checkpoint(command: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="a run of ours, T5X's or Hugging Face's directory",
     )
-    command.add_argument("--step", type=int, help="which of several; else the newest")
-    command.add_argument("--vocab", metavar="FILE", help="its SentencePiece model")
-    command.add_argument("--preset", metavar="NAME", help="what it must be")
-    command.add_argument("--activation", metavar="NAME", help="which T5X leaves out")
-    command.add_argument("--mode_convention", help="paper or released")
-    command.add_argument(
-        "--dtype",
-        choices=("float32", "bfloat16"),
-        help="of the computation; else what the checkpoint says",
-    )
+    add_step(command)
+    add_model_flags(command)
+    add_dtype(command)
 
 
 def _add_rows(command: argparse.ArgumentParser) -> None:
@@ -94,15 +95,7 @@ def _add_rows(command: argparse.ArgumentParser) -> None:
 def _add_decoding(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("--max_tokens", type=int, default=64, help="longest output")
-    add("--temperature", type=float, default=0.0, help="0 takes the likeliest token")
-    add("--top_k", type=int, default=0, help="draw among the k likeliest; 0 for all")
-    add("--top_p", type=float, default=1.0, help="draw among the likeliest of this sum")
-    add("--repetition_penalty", type=float, default=1.0, help="1 for none")
-    add("--no_repeat_ngram", type=int, default=0, help="0 for any")
-    add("--num_beams", type=int, default=0, help="of a beam search; 0 for none")
-    add("--length_rule", default="t5x", help="or huggingface: of a beam search")
-    add("--length_penalty", type=float, default=0.6, help="exponent of that rule")
-    add("--early_stopping", action="store_true", help="of the huggingface rule")
+    add_decoding_flags(command)
     add("--num_decodes", type=int, default=1, help="outputs of each text")
     add("--seed", type=int, default=0, help="of what is drawn")
 
@@ -121,15 +114,11 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     from ul2.inference.rows import survey
 
     found = survey(source) if source else None
-
     model = open_model(
         options.checkpoint,
-        step=options.step,
+        step=read_step(options.step, options.checkpoint),
         dtype=options.dtype,
-        preset=options.preset,
-        activation=options.activation,
-        vocab_file=options.vocab,
-        mode_convention=options.mode_convention,
+        **opening_options(options),
     )
     if options.interactive:
         return _talk(model, settings)
