@@ -1,9 +1,13 @@
 """Every test runs on eight fake devices, and nothing may broadcast silently."""
 
+import gc
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 # Before jax is imported by anything.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -19,6 +23,19 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 # Tolerances and fixtures that several folders share are imported by name.
 sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_programs() -> Iterator[None]:
+    """Frees the programs that a file's tests compiled.
+
+    Each takes some dozens of memory mappings, of which Linux allows a process 65530;
+    whoever asks for one more gets a segmentation fault inside XLA.
+    """
+    yield
+    if jax := sys.modules.get("jax"):
+        jax.clear_caches()
+        gc.collect()
 
 
 def pytest_unconfigure() -> None:
