@@ -17,6 +17,8 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = (
         os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
     ).strip()
+# Toys take longer to compile than to run: half as long without the costly passes.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 # The tests build a few toy programs again and again, some in processes of their own.
 _compiled = tempfile.TemporaryDirectory(prefix="ul2-compiled-")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
