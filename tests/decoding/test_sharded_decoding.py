@@ -1,0 +1,88 @@
+"""Decoding on a mesh: the tokens of one device, and nothing is held whole."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from model_fixtures import tiny_model
+from tolerances import REORDERED_SUM_RTOL
+
+from ul2.batch import Batch, one_per_row
+from ul2.decoding.generate import Generator
+from ul2.decoding.settings import DecodingSettings
+from ul2.sharding.mesh import make_mesh
+from ul2.sharding.rules import logical_axes, named_shardings
+from ul2.vocab import Vocab
+
+VOCAB = Vocab(
+    size=500,
+    padded_size=512,
+    pad_id=0,
+    eos_id=1,
+    unk_id=2,
+    start_id=0,
+    sentinel_ids=(),
+    mode_ids={},
+    mode_convention="paper",
+    tokenizer_sha256="",
+)
+MESH = "data=2,fsdp=2,tensor=2"
+CHOICES = (
+    {},
+    {"temperature": 0.8, "top_k": 20, "top_p": 0.9, "num_decodes": 2},
+    {"num_beams": 3, "num_decodes": 3},
+)
+
+
+def on_mesh(model, mesh):
+    """Splits the parameters as in training."""
+    graphdef, state = nnx.split(model)
+    names = nnx.get_partition_spec(state)
+    shardings = named_shardings(state, jax.tree.map(tuple, names), mesh)
+    return nnx.merge(graphdef, jax.device_put(state, shardings))
+
+
+@pytest.mark.parametrize("architecture", ["encoder_decoder", "decoder_only"])
+def test_outputs_on_a_mesh_are_those_of_one_device(architecture):
+    model = tiny_model(architecture, num_kv_heads=2)
+    mesh = make_mesh(MESH)
+    rng = np.random.default_rng(0)
+    inputs = [rng.integers(3, 500, n).tolist() for n in (5, 7, 3, 6, 4)]
+    alone = Generator(model, VOCAB, batch_size=8)
+    split = Generator(on_mesh(model, mesh), VOCAB, batch_size=8, mesh=mesh)
+    for choices in CHOICES:
+        settings = DecodingSettings(max_tokens=6, **choices)
+        want = alone.generate(inputs, settings)
+        found = split.generate(inputs, settings)
+        assert [[one.ids for one in row] for row in found] == [
+            [one.ids for one in row] for row in want
+        ]
+        scores = [
+            [[one.score for one in row] for row in rows] for rows in (found, want)
+        ]
+        np.testing.assert_allclose(*scores, rtol=REORDERED_SUM_RTOL)
+
+
+def test_cache_is_split_over_batch_and_heads():
+    model = tiny_model("encoder_decoder", num_kv_heads=2)
+    mesh = make_mesh(MESH)
+    prompts = one_per_row([[5, 6, 7]] * 8)
+    starts = one_per_row([[0]] * 8)
+    zeros = np.zeros((8, 1), np.int32)
+    batch = Batch(prompts, starts, zeros, zeros, zeros, zeros)
+    graphdef, state = nnx.split(on_mesh(model, mesh))
+
+    @jax.jit
+    def step(state, batch):
+        model = nnx.merge(graphdef, state)
+        _, cache = model.prefill(batch, hypotheses=3, columns=4)
+        return model.step(jnp.ones((8, 3), jnp.int32), jnp.int32(0), cache)[1]
+
+    with logical_axes(mesh):
+        cache = step(state, jax.tree.map(jnp.asarray, batch))
+    for array in jax.tree.leaves((cache.prompt, cache.written, cache.memory)):
+        held = array.addressable_shards[0].data.shape
+        heads = 3 if array.ndim == 6 else 2
+        assert held[1] == array.shape[1] // 4
+        assert held[heads] == array.shape[heads] // 2
