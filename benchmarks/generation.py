@@ -1,12 +1,16 @@
 """Batch inference against `transformers` generate: the same weights, tokens, machine.
 
     python benchmarks/generation.py [--rounds 5] [--prompts 16] [--tokens 64]
+    python benchmarks/generation.py --prompts 128 --shortest 16 --longest 512
 
 Needs torch and transformers (the `peers` extra). A T5 v1.1 of 77M parameters (d 512, 6
 heads of 64, feed-forward 1024 gated SiLU, 8 + 8 layers, vocabulary 32128), random
-weights, float32; prompts of 256 tokens; every output has exactly as many tokens, since
-neither side may write EOS. Both sides take turns, so that whatever else the machine
-does falls on both; ratios of medians are what counts. The outputs are compared first.
+weights, float32; batches of 16; prompts of 256 tokens, or of lengths that differ (log
+uniform), as in a file. Every output has exactly as many tokens, since neither side may
+write EOS. transformers takes the prompts as they come and pads each batch to its
+longest; we group prompts of like lengths ourselves. Both sides take turns, so that
+whatever else the machine does falls on both; ratios of medians are what counts. The
+outputs are compared first.
 """
 
 import argparse
@@ -34,7 +38,7 @@ SIZES = {
     "num_decoder_layers": 8,
     "vocab_size": 32128,
 }
-PROMPT = 256
+BATCH = 16
 
 
 def make_peer() -> transformers.T5ForConditionalGeneration:
@@ -47,6 +51,24 @@ def make_peer() -> transformers.T5ForConditionalGeneration:
         decoder_start_token_id=0,
     )
     return transformers.T5ForConditionalGeneration(config).eval()
+
+
+def make_prompts(number: int, shortest: int, longest: int) -> list[list[int]]:
+    """Returns random prompts; logarithms of their lengths are uniform."""
+    rng = np.random.default_rng(0)
+    spread = rng.uniform(np.log(shortest), np.log(longest), number)
+    lengths = np.round(np.exp(spread)).astype(int).tolist()
+    return [[*rng.integers(3, 32000, length - 1).tolist(), 1] for length in lengths]
+
+
+def pad(rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns ids and mask of a batch, padded to its longest."""
+    ids = torch.zeros((len(rows), max(map(len, rows))), dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for line, held, row in zip(ids, mask, rows, strict=True):
+        line[: len(row)] = torch.tensor(row)
+        held[: len(row)] = 1
+    return ids, mask
 
 
 def measure(run: Callable[[], object]) -> float:
@@ -62,6 +84,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--shortest", type=int, default=256)
+    parser.add_argument("--longest", type=int, default=256)
     options = parser.parse_args()
 
     torch.set_num_threads(os.cpu_count() or 1)
@@ -69,14 +93,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         peer.save_pretrained(folder)
         model, vocab = interop.load(folder)
-    rng = np.random.default_rng(0)
-    prompts = rng.integers(3, 32000, (options.prompts, PROMPT))
-    prompts[:, -1] = 1
-    ids = torch.tensor(prompts)
-    rows = prompts.tolist()
-    generator = Generator(model, vocab, batch_size=options.prompts)
+    rows = make_prompts(options.prompts, options.shortest, options.longest)
+    generator = Generator(model, vocab, batch_size=BATCH)
 
-    print(f"{options.prompts} prompts of {PROMPT}, {options.tokens} new tokens each")
+    print(
+        f"{options.prompts} prompts of {options.shortest} to {options.longest} tokens, "
+        f"{options.tokens} new tokens each"
+    )
     print("| decoding | transformers, s | ul2, s | tokens/s | ratio | equal outputs |")
     print("|---|---|---|---|---|---|")
     for beams in (0, 4):
@@ -87,26 +110,29 @@ def main() -> None:
             length_penalty=1.0,
         )
 
-        def theirs(beams: int = beams) -> torch.Tensor:
-            with torch.inference_mode():
-                return peer.generate(
-                    ids,
-                    max_new_tokens=options.tokens,
-                    min_new_tokens=options.tokens,
-                    num_beams=max(1, beams),
-                    do_sample=False,
-                    length_penalty=1.0,
-                    suppress_tokens=[0, *range(32100, 32128)],
-                )
+        def theirs(beams: int = beams) -> list[list[int]]:
+            outputs = []
+            for first in range(0, len(rows), BATCH):
+                ids, mask = pad(rows[first : first + BATCH])
+                with torch.inference_mode():
+                    found = peer.generate(
+                        ids,
+                        attention_mask=mask,
+                        max_new_tokens=options.tokens,
+                        min_new_tokens=options.tokens,
+                        num_beams=max(1, beams),
+                        do_sample=False,
+                        length_penalty=1.0,
+                        suppress_tokens=[0, *range(32100, 32128)],
+                    )
+                outputs += found[:, 1:].tolist()
+            return outputs
 
         def ours(settings: DecodingSettings = settings) -> list[list[int]]:
             decoded = generator.generate(rows, settings, forbidden=[vocab.eos_id])
             return [outputs[0].ids for outputs in decoded]
 
-        equal = [
-            row[1:].tolist() == found
-            for row, found in zip(theirs(), ours(), strict=True)
-        ]
+        equal = [row == found for row, found in zip(theirs(), ours(), strict=True)]
         times = [(measure(theirs), measure(ours)) for _ in range(options.rounds)]
         their_time, our_time = map(statistics.median, zip(*times, strict=True))
         print(

@@ -6,6 +6,7 @@ import pytest
 from model_fixtures import tiny_model
 
 from ul2.batch import Batch, one_per_row
+from ul2.models import blocks
 
 COLUMNS = 5
 CHANGES = (
@@ -39,6 +40,14 @@ def make_rows(architecture, lengths):
     return inputs, sequences, [0] * len(lengths)
 
 
+@pytest.fixture(params=["cut", "stacked"])
+def layers(request, monkeypatch):
+    """Runs layers one by one, and as deep stacks are run."""
+    if request.param == "stacked":
+        monkeypatch.setattr(blocks, "_MAX_CUT", 0)
+
+
+@pytest.mark.usefixtures("layers")
 @pytest.mark.parametrize("changes", CHANGES, ids=str)
 @pytest.mark.parametrize("architecture", ["encoder_decoder", "decoder_only"])
 def test_cached_logits_are_those_of_the_whole_sequence(architecture, changes):
@@ -53,11 +62,12 @@ def test_cached_logits_are_those_of_the_whole_sequence(architecture, changes):
     read = model.unembed(hidden)
     for row, n in enumerate(lengths):
         np.testing.assert_allclose(read[row, :n], whole[row, :n], atol=1e-5)
+    step = model.make_step()
     for column in range(COLUMNS):
         tokens = jnp.array(
             [[r[n + column]] for r, n in zip(sequences, lengths, strict=True)]
         )
-        hidden, cache = model.step(tokens, jnp.int32(column), cache)
+        hidden, cache = step(tokens, jnp.int32(column), cache)
         logits = model.unembed(hidden)[:, 0]
         for row, n in enumerate(lengths):
             np.testing.assert_allclose(
@@ -65,6 +75,7 @@ def test_cached_logits_are_those_of_the_whole_sequence(architecture, changes):
             )
 
 
+@pytest.mark.usefixtures("layers")
 @pytest.mark.parametrize("architecture", ["encoder_decoder", "decoder_only"])
 def test_hypotheses_share_their_prompt_and_nothing_else(architecture):
     model = tiny_model(architecture, num_kv_heads=2)
@@ -74,26 +85,29 @@ def test_hypotheses_share_their_prompt_and_nothing_else(architecture):
     _, alone = model.prefill(batch, hypotheses=1, columns=2)
     _, together = model.prefill(batch, hypotheses=3, columns=2)
     tokens = np.random.default_rng(1).integers(2, 512, (2, 3, 3))
-    for column, step in enumerate(tokens):
-        hidden, together = model.step(jnp.array(step), jnp.int32(column), together)
+    step = model.make_step()
+    for column, one in enumerate(tokens):
+        hidden, together = step(jnp.array(one), jnp.int32(column), together)
     for hypothesis in range(3):
         cache = alone
-        for column, step in enumerate(tokens):
-            token = jnp.array(step[:, hypothesis : hypothesis + 1])
-            want, cache = model.step(token, jnp.int32(column), cache)
+        for column, one in enumerate(tokens):
+            token = jnp.array(one[:, hypothesis : hypothesis + 1])
+            want, cache = step(token, jnp.int32(column), cache)
         np.testing.assert_allclose(hidden[:, hypothesis], want[:, 0], atol=1e-5)
 
 
+@pytest.mark.usefixtures("layers")
 def test_reordered_hypothesis_goes_on_from_what_another_wrote():
     model = tiny_model("encoder_decoder")
     inputs, _, prefixes = make_rows("encoder_decoder", [1, 1, 1])
     batch = make_batch(inputs, [[0]] * 3, prefixes)
-    _, cache = model.prefill(batch, hypotheses=2, columns=2)
-    _, cache = model.step(jnp.array([[5, 6]] * 3), jnp.int32(0), cache)
+    _, cache = model.prefill(batch, hypotheses=2, columns=2, may_reorder=True)
+    step = model.make_step()
+    _, cache = step(jnp.array([[5, 6]] * 3), jnp.int32(0), cache)
     swapped = cache.reorder(jnp.array([[1, 0], [0, 0], [1, 1]]))
     token = jnp.array([[7, 7]] * 3)
-    before, _ = model.step(token, jnp.int32(1), cache)
-    after, _ = model.step(token, jnp.int32(1), swapped)
+    before, _ = step(token, jnp.int32(1), cache)
+    after, _ = step(token, jnp.int32(1), swapped)
     np.testing.assert_array_equal(after[0], before[0, ::-1])
     np.testing.assert_array_equal(after[1, 1], before[1, 0])
     np.testing.assert_array_equal(after[2, 0], before[2, 1])

@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ul2.decoding.sampling import Dials
 from ul2.decoding.settings import DecodingSettings
+from ul2.decoding.top_k import top_k
 from ul2.decoding.written import NOTHING, Limits, Written, penalize, restrict
 from ul2.models.cache import Cache
 
@@ -105,12 +106,13 @@ class BeamSearch:
 
     def advance(self, beams: Beams, until: Int[Array, ""]) -> Beams:
         """Goes on until nothing better can come, or hypotheses have `until` tokens."""
+        run = self._model.make_step()
 
         def goes_on(beams: Beams) -> Bool[Array, ""]:
             return (beams.column < until) & jnp.any(beams.is_open)
 
         def step(beams: Beams) -> Beams:
-            hidden, cache = self._model.step(beams.last, beams.column - 1, beams.cache)
+            hidden, cache = run(beams.last, beams.column - 1, beams.cache)
             return self._extend(beams._replace(cache=cache), hidden)
 
         result: Beams = jax.lax.while_loop(goes_on, step, beams)
@@ -155,7 +157,7 @@ class BeamSearch:
     ) -> tuple[Candidates, Int[Array, "E C"], Int[Array, "E C"]]:
         """Returns the 2 B best extensions, whose they are, and by which ids."""
         logits = self._model.unembed(hidden)
-        log_probs = jax.nn.log_softmax(logits, axis=-1)
+        log_probs = logits - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
         live = beams.live
         allowed = restrict(
             log_probs,
@@ -169,12 +171,12 @@ class BeamSearch:
             allowed = penalize(allowed, live.written, self._dials.repetition_penalty)
         examples, _, vocab_size = logits.shape
         totals = (allowed + live.totals[..., None]).reshape(examples, -1)
-        totals, places = jax.lax.top_k(totals, 2 * self._beams)
+        totals, places = top_k(totals, 2 * self._beams)
         origins, chosen = places // vocab_size, places % vocab_size
         extended = live.take(origins)
         own = jnp.take_along_axis(log_probs.reshape(examples, -1), places, axis=1)
         length = live.written.tokens.shape[-1]
-        place = length - beams.cache.written.keys.shape[-2] + beams.column
+        place = length - beams.cache.columns + beams.column
         written = extended.written.append(
             jnp.where(chosen == self._eos_id, NOTHING, chosen), place, self._limits
         )

@@ -289,7 +289,10 @@ def _begin(
     """Reads the prompts and chooses the first tokens."""
     model = nnx.merge(program.graphdef, params)
     hidden, cache = model.prefill(
-        batch, hypotheses=program.hypotheses, columns=program.columns
+        batch,
+        hypotheses=program.hypotheses,
+        columns=program.columns,
+        may_reorder=program.settings.num_beams > 0,
     )
     last = jnp.take_along_axis(hidden, request.ends[:, None, None], axis=1)
     written = start(request.forced, program.hypotheses, program.columns, limits)

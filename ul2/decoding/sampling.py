@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from ul2.decoding.settings import DecodingSettings
+from ul2.decoding.top_k import top_k
 from ul2.decoding.written import NOTHING, Limits, Written, penalize, restrict
 from ul2.models.cache import Cache
 
@@ -96,14 +97,13 @@ class Sampling:
 
     def advance(self, samples: Samples, until: Int[Array, ""]) -> Samples:
         """Goes on until all hypotheses are closed, or have `until` tokens."""
+        run = self._model.make_step()
 
         def goes_on(samples: Samples) -> Bool[Array, ""]:
             return (samples.column < until) & jnp.any(samples.is_open)
 
         def step(samples: Samples) -> Samples:
-            hidden, cache = self._model.step(
-                samples.last, samples.column - 1, samples.cache
-            )
+            hidden, cache = run(samples.last, samples.column - 1, samples.cache)
             return self._choose(samples._replace(cache=cache), hidden)
 
         result: Samples = jax.lax.while_loop(goes_on, step, samples)
@@ -127,7 +127,7 @@ class Sampling:
         log_probs = picked - jax.nn.logsumexp(logits, axis=-1)
         closes = samples.is_open & (chosen == self._eos_id)
         writes = samples.is_open & ~closes
-        place = samples.written.tokens.shape[-1] - self._columns(samples)
+        place = samples.written.tokens.shape[-1] - samples.cache.columns
         column = samples.column + 1
         return samples._replace(
             column=column,
@@ -141,11 +141,6 @@ class Sampling:
             is_open=writes & (column < self._limits.rooms[:, None]),
             finished=samples.finished | closes,
         )
-
-    @staticmethod
-    def _columns(samples: Samples) -> int:
-        """Returns how many tokens there is room for behind the forced ones."""
-        return int(samples.cache.written.keys.shape[-2])
 
     def _draw(
         self, logits: Float[Array, "E J V"], samples: Samples
@@ -177,7 +172,7 @@ def make_keys(
 
 def keep_top_k(logits: Float[Array, "*rows V"], k: int) -> Float[Array, "*rows V"]:
     """Makes all but the k likeliest ids impossible; ties with the last stay."""
-    least = jax.lax.top_k(logits, min(k, logits.shape[-1]))[0][..., -1:]
+    least = top_k(logits, min(k, logits.shape[-1]))[0][..., -1:]
     return jnp.where(logits < least, -jnp.inf, logits)
 
 

@@ -10,7 +10,7 @@ number of examples in a batch.
 """
 
 import math
-from typing import Final, NamedTuple
+from typing import Final
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ul2.axes import EMBED, HEADS, KV_HEADS
 from ul2.batch import Packed
-from ul2.models.cache import Cache, KeyValues, StepBias, write_column
+from ul2.models.cache import KeyValues, Place, StepBias, take_layer, write_column
 from ul2.models.config import ModelConfig
 from ul2.models.dropout import DropoutKey, dropout
 from ul2.models.masks import Mask
@@ -63,80 +63,71 @@ def attend(
     return out.reshape(examples, num_heads, length, width)
 
 
-class Place(NamedTuple):
-    """Where the new tokens of a step stand, and what they see."""
-
-    layer: Int[Array, ""]  # of the stack
-    column: Int[Array, ""]  # of what is written
-    positions: Int[Array, "E 1"]  # in the example, prompt included
-    prompt_valid: Bool[Array, "E P"]
-
-    @classmethod
-    def of(cls, cache: Cache, column: Int[Array, ""]) -> "Place":
-        """Returns the place of a column, in the first layer."""
-        lengths = cache.prompt_lengths
-        columns = jnp.arange(cache.prompt.keys.shape[-2])
-        return cls(
-            jnp.zeros((), jnp.int32),
-            column,
-            lengths[:, None] + column,
-            columns[None] < lengths[:, None],
-        )
-
-
 def attend_step(
     q: Float[Array, "E J H K"],
     shared: KeyValues,
     shared_valid: Bool[Array, "E S"],
-    own: KeyValues | None = None,
-    place: Place | None = None,
+    written: KeyValues | None = None,
+    written_valid: Bool[Array, "#E #J W"] | None = None,
     bias: StepBias | None = None,
 ) -> Float[Array, "E J HK"]:
     """Does for one token of each hypothesis what `attend` does for whole examples.
 
     Args:
         q: one query per hypothesis.
-        shared: keys and values [E, G, S, K] that all hypotheses of an example see.
+        shared: keys [E, G, K, S] and values [E, G, S, K] that all hypotheses of an
+            example see.
         shared_valid: which of them there are.
-        own: each hypothesis' own [E, J, G, W, K], up to the column of `place`.
-        place: where the queries stand; with `own`.
-        bias: added to the logits; with `own`.
+        written: values by each hypothesis [E, G*J, W, K] or by all [E, G, W*J, K],
+            and their keys.
+        written_valid: which of that a hypothesis sees.
+        bias: added to the logits; with `written`.
     """
     examples, hypotheses, num_heads, width = q.shape
-    groups = shared.keys.shape[1]
-    # Hypotheses and the query heads of a group are one tall matrix per key head.
-    grouped = q.reshape(examples, hypotheses, groups, -1, width)
-    tall = jnp.swapaxes(grouped, 1, 2).reshape(examples, groups, -1, width)
-    logits = jnp.einsum(
-        "egqk,egsk->egqs", tall, shared.keys, preferred_element_type=jnp.float32
-    )
-    logits = logits.reshape(examples, groups, hypotheses, -1, logits.shape[-1])
-    visible = shared_valid[:, None, None, None, :]
-    num_shared = logits.shape[-1]
+    groups, num_shared = shared.values.shape[1:3]
+    q = jnp.swapaxes(q.reshape(examples, hypotheses, groups, -1, width), 1, 2)
+    logits = _match(q, shared.keys)
     if bias is not None:
         by_head = bias.prompt.reshape(groups, -1, *bias.prompt.shape[1:])
         by_head = jnp.transpose(by_head, (2, 0, 1, 3))[:, :, None]
         logits += by_head.astype(jnp.float32)
-    logits = jnp.where(visible, logits, _UNSEEN)
-    if own is not None:
-        assert place is not None
-        behind = jnp.einsum(
-            "ejgnk,ejgwk->egjnw", grouped, own.keys, preferred_element_type=jnp.float32
-        )
+    logits = jnp.where(shared_valid[:, None, None, None], logits, _UNSEEN)
+    if written is not None:
+        assert written_valid is not None
+        behind = _match(q, written.keys)
         if bias is not None:
             by_head = bias.written.reshape(1, groups, 1, -1, behind.shape[-1])
             behind += by_head.astype(jnp.float32)
-        seen = jnp.arange(behind.shape[-1]) <= place.column
-        behind = jnp.where(seen[None, None, None, None], behind, _UNSEEN)
+        behind = jnp.where(written_valid[:, None, :, None], behind, _UNSEEN)
         logits = jnp.concatenate([logits, behind], axis=-1)
     weights = jax.nn.softmax(logits, axis=-1).astype(shared.values.dtype)
-    read = weights[..., :num_shared].reshape(examples, groups, -1, num_shared)
-    out = jnp.einsum("egqs,egsk->egqk", read, shared.values)
-    out = out.reshape(examples, groups, hypotheses, -1, width)
-    out = jnp.swapaxes(out, 1, 2)
-    if own is not None:
-        out += jnp.einsum("egjnw,ejgwk->ejgnk", weights[..., num_shared:], own.values)
-    return out.reshape(examples, hypotheses, num_heads * width)
+    out = _average(weights[..., :num_shared], shared.values)
+    if written is not None:
+        out += _average(weights[..., num_shared:], written.values)
+    return jnp.swapaxes(out, 1, 2).reshape(examples, hypotheses, num_heads * width)
+
+
+def _match(
+    q: Float[Array, "E G J n K"], keys: Float[Array, "E M K S"]
+) -> Float[Array, "E G J n S"]:
+    """Returns logits towards the keys of M = G heads, or of M = G*J.
+
+    All query heads and hypotheses that read from the same keys are one tall matrix.
+    """
+    tall = q.reshape(*keys.shape[:2], -1, q.shape[-1])
+    logits = jnp.einsum(
+        "emqk,emks->emqs", tall, keys, preferred_element_type=jnp.float32
+    )
+    return logits.reshape(*q.shape[:-1], keys.shape[-1])
+
+
+def _average(
+    weights: Float[Array, "E G J n S"], values: Float[Array, "E M S K"]
+) -> Float[Array, "E G J n K"]:
+    """Returns weighted sums of the values of M = G heads, or of M = G*J."""
+    tall = weights.reshape(*values.shape[:2], -1, weights.shape[-1])
+    out = jnp.einsum("emqs,emsk->emqk", tall, values)
+    return out.reshape(*weights.shape[:-1], values.shape[-1])
 
 
 class Attention(nnx.Module):
@@ -177,7 +168,7 @@ class Attention(nnx.Module):
         """Lets each example of `x` attend to the example of `source` beside it.
 
         Returns:
-            What it read, and the keys and values [E, G, S, K] that it read from.
+            What it read, and from which keys [E, G, K, S] and values [E, G, S, K].
         """
         q = self._scaled(self._project(x, self.query, packed))
         k = self._project(source, self.key, source_packed)
@@ -194,12 +185,15 @@ class Attention(nnx.Module):
         )
         by_position = jnp.swapaxes(attended, 1, 2)
         examples = by_position.reshape(*packed.columns.shape, -1)
-        return project(pack(examples, packed), self.out), KeyValues(k, v)
+        return project(pack(examples, packed), self.out), KeyValues(
+            jnp.swapaxes(k, 2, 3), v
+        )
 
     def step_self(
         self,
         x: Float[Array, "E J D"],
         place: Place,
+        layer: Int[Array, ""] | None,
         prompt: KeyValues,
         written: KeyValues,
         bias: StepBias | None,
@@ -209,8 +203,9 @@ class Attention(nnx.Module):
         Args:
             x: the new tokens.
             place: where they stand.
+            layer: which of the stack's this is, where `written` is by all of them.
             prompt: this layer's.
-            written: all layers', without the new tokens.
+            written: by this layer or by all, without the new tokens.
             bias: of the new tokens and what they see.
 
         Returns:
@@ -220,30 +215,21 @@ class Attention(nnx.Module):
             self._split(self._turned(project(x, self.key), place.positions)),
             self._split(project(x, self.value)),
         )
-        written = write_column(
-            written,
-            KeyValues(*(array[..., None, :] for array in new)),
-            place.layer,
-            place.column,
+        written = write_column(written, new, place.column, layer)
+        own = written if layer is None else take_layer(written, layer)
+        q = self._scaled(
+            self._split(self._turned(project(x, self.query), place.positions))
         )
-        own = KeyValues(
-            *(
-                jax.lax.dynamic_index_in_dim(array, place.layer, keepdims=False)
-                for array in written
-            )
-        )
-        q = self._turned(project(x, self.query), place.positions)
-        out = attend_step(
-            self._scaled(self._split(q)), prompt, place.prompt_valid, own, place, bias
-        )
+        out = attend_step(q, prompt, place.prompt_valid, own, place.written_valid, bias)
         return project(out, self.out), written
 
     def step_memory(
-        self, x: Float[Array, "E J D"], memory: KeyValues, valid: Bool[Array, "E S"]
+        self, x: Float[Array, "E J D"], place: Place, memory: KeyValues
     ) -> Float[Array, "E J D"]:
         """Lets one new token of each hypothesis attend to its encoder's output."""
+        assert place.memory_valid is not None
         q = self._scaled(self._split(project(x, self.query)))
-        return project(attend_step(q, memory, valid), self.out)
+        return project(attend_step(q, memory, place.memory_valid), self.out)
 
     def _scaled(self, q: Float[Array, "*dims K"]) -> Float[Array, "*dims K"]:
         """Divides by sqrt(K) where the initialisation has not done so."""

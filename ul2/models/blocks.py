@@ -1,7 +1,8 @@
 """Layers, and stacks of them that are compiled once whatever their number."""
 
+import operator
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,8 @@ from jaxtyping import Array, Float, Int
 
 from ul2.axes import BATCH, LAYERS, LENGTH
 from ul2.batch import Packed
-from ul2.models.attention import Attention, Place
-from ul2.models.cache import Cache, KeyValues, LayerKeys, StepBias
+from ul2.models.attention import Attention
+from ul2.models.cache import Cache, KeyValues, LayerCache, LayerKeys, Place, StepBias
 from ul2.models.config import ModelConfig
 from ul2.models.constraints import constrain
 from ul2.models.dropout import DropoutKey, dropout, split_key
@@ -24,6 +25,16 @@ _POLICIES: Final = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
+
+
+# In decoding, stacks of up to so many layers are run layer by layer, for speed. With
+# deeper ones the time of compilation would grow, and a loop runs over all of them.
+_MAX_CUT: Final = 16
+
+# (tokens, column, cache) to hidden states and the cache with the tokens.
+Step = Callable[[Array, Array, Cache], tuple[Array, Cache]]
+
+_Tree = TypeVar("_Tree")
 
 
 class Side(NamedTuple):
@@ -80,8 +91,9 @@ class SelfAttentionBlock(nnx.Module):
         self,
         x: Float[Array, "E J D"],
         place: Place,
-        keys: LayerKeys,
-        cache: Cache,
+        layer: Int[Array, ""] | None,
+        read: LayerKeys,
+        written: KeyValues,
         shared_bias: StepBias | None,
     ) -> tuple[Float[Array, "E J D"], KeyValues]:
         """Runs the layer on one new token of each hypothesis.
@@ -89,30 +101,32 @@ class SelfAttentionBlock(nnx.Module):
         Args:
             x: the tokens.
             place: where they stand.
-            keys: this layer's prompt and memory.
-            cache: all layers'.
+            layer: which of the stack's this is, where `written` is by all of them.
+            read: this layer's prompt and memory.
+            written: by this layer or by all.
             shared_bias: of the stack.
 
         Returns:
-            The layer's output, and what is written, all layers'.
+            The layer's output, and `written` with the tokens.
         """
-        x, written = self.step_self(x, place, keys, cache, shared_bias)
+        x, written = self.step_self(x, place, layer, read, written, shared_bias)
         return self.feed_forward(x, None), written
 
     def step_self(
         self,
         x: Float[Array, "E J D"],
         place: Place,
-        keys: LayerKeys,
-        cache: Cache,
+        layer: Int[Array, ""] | None,
+        read: LayerKeys,
+        written: KeyValues,
         shared_bias: StepBias | None,
     ) -> tuple[Float[Array, "E J D"], KeyValues]:
         """Adds what the new tokens read from those before them."""
         bias = shared_bias
         if self.relative_bias is not None:
-            bias = self.relative_bias.of_step(cache, place.column)
+            bias = self.relative_bias.of_step(place)
         y = self.pre_attention_norm(x)
-        y, written = self.attention.step_self(y, place, keys.own, cache.written, bias)
+        y, written = self.attention.step_self(y, place, layer, read.own, written, bias)
         return x + y, written
 
     def attend_self(
@@ -172,16 +186,16 @@ class CrossAttentionBlock(SelfAttentionBlock):
         self,
         x: Float[Array, "E J D"],
         place: Place,
-        keys: LayerKeys,
-        cache: Cache,
+        layer: Int[Array, ""] | None,
+        read: LayerKeys,
+        written: KeyValues,
         shared_bias: StepBias | None,
     ) -> tuple[Float[Array, "E J D"], KeyValues]:
         """Runs the layer on one new token of each hypothesis."""
-        assert keys.memory is not None
-        assert cache.memory_valid is not None
-        x, written = self.step_self(x, place, keys, cache, shared_bias)
+        assert read.memory is not None
+        x, written = self.step_self(x, place, layer, read, written, shared_bias)
         y = self.pre_cross_attention_norm(x)
-        x = x + self.cross_attention.step_memory(y, keys.memory, cache.memory_valid)
+        x = x + self.cross_attention.step_memory(y, place, read.memory)
         return self.feed_forward(x, None), written
 
     def attend_memory(
@@ -262,47 +276,71 @@ class Stack(nnx.Module):
 
     def prefill(
         self, x: Float[Array, "E P D"], side: Side, memory: Memory | None
-    ) -> tuple[Float[Array, "E P D"], LayerKeys]:
-        """Runs prompts, and keeps what each layer read: [Y, E, G, S, K]."""
+    ) -> tuple[Float[Array, "E P D"], LayerKeys | tuple[LayerKeys, ...]]:
+        """Runs prompts, and keeps what each layer read, as `Cache` has it."""
         x, keys = self._scan(x, side, memory, None, keep=True)
         assert keys is not None
-        return self.final_norm(x), keys
+        kept = self._cut(keys) if self._is_cut else keys
+        return self.final_norm(x), kept
 
-    def step(
-        self, x: Float[Array, "E J D"], column: Int[Array, ""], cache: Cache
-    ) -> tuple[Float[Array, "E J D"], Cache]:
-        """Runs one new token of each hypothesis, and writes it into the cache.
+    def make_step(self) -> Step:
+        """Returns what runs one new token of each hypothesis.
 
-        Args:
-            x: its embedding.
-            column: of what is written.
-            cache: what was read and written before.
+        It is called with embedded tokens [E, J, D], the column that they are written
+        in, and the cache. Make it before the loop over tokens, where the parameters of
+        the layers are cut apart: a slice inside the loop is a copy at every step.
         """
         graphdef, parameters = nnx.split(self.layers)
-        first = Place.of(cache, column)
-        bias = None
-        if self.relative_bias is not None:
-            bias = self.relative_bias.of_step(cache, column)
+        apart = self._cut(parameters) if self._is_cut else None
 
-        def run_layer(
-            carry: tuple[Array, KeyValues], layer: tuple[Any, Any, LayerKeys]
-        ) -> tuple[tuple[Array, KeyValues], None]:
-            x, written = carry
-            index, layer_parameters, keys = layer
-            block = nnx.merge(graphdef, layer_parameters)
-            place = first._replace(layer=index)
-            x, written = block.step(
-                x, place, keys, cache._replace(written=written), bias
-            )
-            return (constrain(x, BATCH, None, None), written), None
+        def step(
+            x: Float[Array, "E J D"], column: Int[Array, ""], cache: Cache
+        ) -> tuple[Float[Array, "E J D"], Cache]:
+            cache, place = cache.begin(column)
+            bias = None
+            if self.relative_bias is not None:
+                bias = self.relative_bias.of_step(place)
 
-        keys = LayerKeys(cache.prompt, cache.memory)
-        (x, written), _ = jax.lax.scan(
-            run_layer,
-            (x, cache.written),
-            (jnp.arange(self.num_layers), parameters, keys),
+            def run_layer(
+                carry: tuple[Array, KeyValues],
+                layer: Int[Array, ""] | None,
+                layer_parameters: Any,
+                read: LayerKeys,
+            ) -> tuple[Array, KeyValues]:
+                x, written = carry
+                block = nnx.merge(graphdef, layer_parameters)
+                x, written = block.step(x, place, layer, read, written, bias)
+                return constrain(x, BATCH, None, None), written
+
+            layers: LayerCache | tuple[LayerCache, ...]
+            if isinstance(cache.layers, LayerCache):
+                read, written = cache.layers
+                (x, written), _ = jax.lax.scan(
+                    lambda carry, layer: (run_layer(carry, *layer), None),
+                    (x, written),
+                    (jnp.arange(self.num_layers), parameters, read),
+                )
+                layers = LayerCache(read, written)
+            else:
+                assert apart is not None
+                layers = ()
+                for own, (read, written) in zip(apart, cache.layers, strict=True):
+                    x, written = run_layer((x, written), None, own, read)
+                    layers = (*layers, LayerCache(read, written))
+            return self.final_norm(x), cache._replace(layers=layers)
+
+        return step
+
+    @property
+    def _is_cut(self) -> bool:
+        return self.num_layers <= _MAX_CUT
+
+    def _cut(self, stacked: _Tree) -> tuple[_Tree, ...]:
+        """Cuts what is stacked over layers apart."""
+        return tuple(
+            jax.tree.map(operator.itemgetter(layer), stacked)
+            for layer in range(self.num_layers)
         )
-        return self.final_norm(x), cache._replace(written=written)
 
     def _scan(
         self,

@@ -5,15 +5,27 @@ they share stands in the cache once:
 
     memory    the encoder's output, as keys and values       [Y, E, G, S, K]
     prompt    what was read before the first step            [Y, E, G, P, K]
-    written   what each hypothesis wrote, column by column   [Y, E, J, G, W, K]
+    written   what each hypothesis wrote, column by column   [Y, E, G*J, W, K]
+
+These are the values; keys are transposed, [.., K, S], as products with few queries read
+them: on CPU the keys of four beams were matched in 0.6 of the time.
 
 Prompts differ in length, and padding follows them; `written` begins for all of them at
 column 0, which is position `prompt_lengths[e]` of example e. So a step writes one
 column, the same in every row. Y layers, E examples; see `models/__init__.py` for the
-other letters.
+other letters. Y is there in deep stacks only; others have a tuple with what each layer
+keeps, since a slice of stacked layers is a copy at every step.
+
+A beam search lets a hypothesis go on from what another wrote. Nothing is moved then.
+What hypotheses write in a column lies side by side in `written`, [E, G, W*J, K], and
+`writers` says whose columns a hypothesis reads:
+
+    writers of 3 beams    0 0 0 .
+                          0 0 1 .    went on from beam 0 after column 1
+                          2 1 2 .
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +37,8 @@ from ul2.batch import Batch
 class KeyValues(NamedTuple):
     """Keys and values of some positions."""
 
-    keys: Float[Array, "*lead G S K"]
-    values: Float[Array, "*lead G S K"]
+    keys: Float[Array, "*lead K S"]
+    values: Float[Array, "*lead S K"]
 
 
 class LayerKeys(NamedTuple):
@@ -36,23 +48,22 @@ class LayerKeys(NamedTuple):
     memory: KeyValues | None
 
 
-class Cache(NamedTuple):
-    """What is read again at every step; see the module."""
+class LayerCache(NamedTuple):
+    """What a layer read, and what it writes; see the module."""
 
-    prompt: KeyValues
-    prompt_lengths: Int[Array, " E"]
+    read: LayerKeys
     written: KeyValues
-    memory: KeyValues | None
-    memory_valid: Bool[Array, "E S"] | None
 
-    def reorder(self, origins: Int[Array, "E J"]) -> "Cache":
-        """Makes hypothesis j go on from what hypothesis `origins[e, j]` wrote."""
-        indices = origins[None, :, :, None, None, None]
-        written = jax.tree.map(
-            lambda array: jnp.take_along_axis(array, indices, axis=2, mode="clip"),
-            self.written,
-        )
-        return self._replace(written=written)
+
+class Place(NamedTuple):
+    """Where the new tokens of a step stand, and what they see."""
+
+    column: Int[Array, ""]  # of what is written
+    positions: Int[Array, "E 1"]  # in the example, prompt included
+    prompt_valid: Bool[Array, "E P"]
+    written_columns: Int[Array, " W"]  # W*J if hypotheses may reorder, as below
+    written_valid: Bool[Array, "#E #J W"]
+    memory_valid: Bool[Array, "E S"] | None
 
 
 class StepBias(NamedTuple):
@@ -62,34 +73,140 @@ class StepBias(NamedTuple):
     written: Float[Array, "H W"]
 
 
-def make_cache(keys: LayerKeys, batch: Batch, hypotheses: int, columns: int) -> Cache:
+class Cache(NamedTuple):
+    """What is read again at every step; see the module."""
+
+    layers: LayerCache | tuple[LayerCache, ...]
+    prompt_lengths: Int[Array, " E"]
+    writers: Int[Array, "E J W"] | None  # None: nobody reads what another wrote
+    memory_valid: Bool[Array, "E S"] | None
+
+    @property
+    def columns(self) -> int:
+        """How many tokens each hypothesis may write."""
+        if self.writers is not None:
+            return self.writers.shape[-1]
+        return int(self._any_layer.written.keys.shape[-1])
+
+    def reorder(self, origins: Int[Array, "E J"]) -> "Cache":
+        """Makes hypothesis j go on from what hypothesis `origins[e, j]` wrote."""
+        assert self.writers is not None, "made without may_reorder"
+        writers = jnp.take_along_axis(
+            self.writers, origins[..., None], axis=1, mode="clip"
+        )
+        return self._replace(writers=writers)
+
+    def begin(self, column: Int[Array, ""]) -> tuple["Cache", Place]:
+        """Opens a column, which every hypothesis writes for itself."""
+        lengths = self.prompt_lengths[:, None]
+        prompt_columns = jnp.arange(self._any_layer.read.own.keys.shape[-1])
+        columns = jnp.arange(self.columns)
+        valid = (columns <= column)[None, None]
+        writers = self.writers
+        if writers is not None:
+            slots = jnp.arange(writers.shape[1])
+            here = (columns == column)[None, None]
+            writers = jnp.where(here, slots[None, :, None], writers)
+            reads = writers[..., None] == slots[None, None, None]
+            valid = (reads & valid[..., None]).reshape(*writers.shape[:2], -1)
+            columns = jnp.repeat(columns, len(slots))
+        place = Place(
+            column,
+            lengths + column,
+            prompt_columns[None] < lengths,
+            columns,
+            valid,
+            self.memory_valid,
+        )
+        return self._replace(writers=writers), place
+
+    @property
+    def _any_layer(self) -> LayerCache:
+        return self.layers if isinstance(self.layers, LayerCache) else self.layers[0]
+
+
+def make_cache(
+    layers: LayerKeys | tuple[LayerKeys, ...],
+    batch: Batch,
+    hypotheses: int,
+    columns: int,
+    *,
+    may_reorder: bool,
+) -> Cache:
     """Returns the cache behind prompts, with room for what hypotheses will write.
 
     Args:
-        keys: what each layer read of the prompts, stacked over layers.
+        layers: what each of them read of the prompts.
         batch: the prompts, one per row.
         hypotheses: J, of each prompt.
         columns: W, tokens that each may have.
+        may_reorder: whether hypotheses may go on from one another.
     """
 
-    def make(array: Float[Array, "Y E G P K"]) -> Float[Array, "Y E J G W K"]:
-        layers, examples, heads, _, width = array.shape
-        shape = (layers, examples, hypotheses, heads, columns, width)
-        return jnp.zeros(shape, array.dtype)
+    def make_room(read: KeyValues) -> KeyValues:
+        *lead, heads, _, width = read.values.shape
+        if may_reorder:
+            rows, room = heads, columns * hypotheses
+        else:
+            rows, room = heads * hypotheses, columns
+        return KeyValues(
+            jnp.zeros((*lead, rows, width, room), read.keys.dtype),
+            jnp.zeros((*lead, rows, room, width), read.values.dtype),
+        )
+
+    def make_layer(read: LayerKeys) -> LayerCache:
+        return LayerCache(read, make_room(read.own))
 
     lengths = jnp.sum(batch.decoder.segment_ids > 0, axis=1)
     valid = None if batch.encoder is None else batch.encoder.segment_ids > 0
-    return Cache(keys.own, lengths, KeyValues(*map(make, keys.own)), keys.memory, valid)
+    writers = jnp.zeros((lengths.shape[0], hypotheses, columns), jnp.int32)
+    return Cache(
+        make_layer(layers)
+        if isinstance(layers, LayerKeys)
+        else tuple(map(make_layer, layers)),
+        lengths,
+        writers if may_reorder else None,
+        valid,
+    )
 
 
 def write_column(
-    written: KeyValues, new: KeyValues, layer: Int[Array, ""], column: Int[Array, ""]
+    written: KeyValues,
+    new: KeyValues,
+    column: Int[Array, ""],
+    layer: Int[Array, ""] | None,
 ) -> KeyValues:
-    """Puts one position's keys and values [E, J, G, 1, K] into a layer's columns."""
+    """Puts one position's keys and values [E, J, G, K] into what a layer wrote.
 
-    def write(array: Array, addition: Array) -> Array:
-        return jax.lax.dynamic_update_slice(
-            array, addition[None].astype(array.dtype), (layer, 0, 0, 0, column, 0)
-        )
+    Args:
+        written: by the layer, or by all where `layer` says which it is.
+        new: of the position; neither is transposed.
+        column: which it is.
+        layer: None for what is not stacked.
+    """
 
-    return KeyValues(*map(write, written, new))
+    def write(array: Array, rows: Array, dim: int) -> Array:
+        start = [jnp.zeros((), jnp.int32)] * rows.ndim
+        start[dim] = column * rows.shape[dim]
+        if layer is not None:
+            rows, start = rows[None], [layer, *start]
+        return jax.lax.dynamic_update_slice(array, rows.astype(array.dtype), start)
+
+    def by_head(array: Float[Array, "E J G K"]) -> Array:
+        """Returns [E, G*J, 1, K], or [E, G, J, K]."""
+        heads = written.values.shape[-3]
+        turned = jnp.swapaxes(array, 1, 2)
+        return turned.reshape(turned.shape[0], heads, -1, turned.shape[-1])
+
+    keys = jnp.swapaxes(by_head(new.keys), 2, 3)
+    return KeyValues(
+        write(written.keys, keys, 3), write(written.values, by_head(new.values), 2)
+    )
+
+
+def take_layer(stacked: Any, layer: Int[Array, ""]) -> Any:
+    """Returns one layer of what is stacked over them."""
+    return jax.tree.map(
+        lambda array: jax.lax.dynamic_index_in_dim(array, layer, keepdims=False),
+        stacked,
+    )

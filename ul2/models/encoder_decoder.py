@@ -2,9 +2,8 @@
 
 from typing import Final
 
-import jax
 from flax import nnx
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
 from ul2.batch import Batch, Packed
 from ul2.models.blocks import (
@@ -18,10 +17,11 @@ from ul2.models.cache import Cache, make_cache
 from ul2.models.config import ModelConfig
 from ul2.models.dropout import split_key
 from ul2.models.embedder import Embedder
+from ul2.models.language_model import LanguageModel
 from ul2.models.masks import Causal, Keys
 
 
-class EncoderDecoder(nnx.Module):
+class EncoderDecoder(LanguageModel):
     """Reads inputs in both directions, writes targets from left to right."""
 
     architecture: Final = "encoder_decoder"
@@ -81,49 +81,22 @@ class EncoderDecoder(nnx.Module):
         return self.embedder.scale(self.decoder(embedded, side, memory, dropout_key))
 
     def prefill(
-        self, batch: Batch, *, hypotheses: int, columns: int
+        self,
+        batch: Batch,
+        *,
+        hypotheses: int,
+        columns: int,
+        may_reorder: bool = False,
     ) -> tuple[Float[Array, "E P D"], Cache]:
-        """Reads inputs, and what outputs must begin with: one of each per row.
-
-        Args:
-            batch: inputs on the encoder's side; on the decoder's the start id and
-                what outputs must begin with.
-            hypotheses: J, outputs to write of each.
-            columns: W, tokens that each may have.
-
-        Returns:
-            The decoder's hidden states, ready for `unembed`, and the cache for `step`.
-        """
+        """Reads inputs, and what outputs must begin with: one of each per row."""
         assert batch.encoder is not None
         memory = _memory(batch, self.encode(batch.encoder))
         embedded = self.embedder.embed(batch.decoder.tokens)
-        hidden, keys = self.decoder.prefill(
+        hidden, read = self.decoder.prefill(
             embedded, Side(batch.decoder, Causal()), memory
         )
-        cache = make_cache(keys, batch, hypotheses, columns)
+        cache = make_cache(read, batch, hypotheses, columns, may_reorder=may_reorder)
         return self.embedder.scale(hidden), cache
-
-    def step(
-        self, tokens: Int[Array, "E J"], column: Int[Array, ""], cache: Cache
-    ) -> tuple[Float[Array, "E J D"], Cache]:
-        """Reads one more token of each hypothesis, the `column`th that it wrote.
-
-        Returns:
-            The hidden states, ready for `unembed`, and the cache with the tokens.
-        """
-        embedded = self.embedder.embed(tokens)
-        hidden, cache = self.decoder.step(embedded, column, cache)
-        return self.embedder.scale(hidden), cache
-
-    def unembed(self, hidden: Float[Array, "*dims D"]) -> Float[Array, "*dims V"]:
-        """Returns float32 logits. A loss calls this on pieces of the sequence."""
-        return self.embedder.unembed(hidden)
-
-    def logits(
-        self, batch: Batch, *, dropout_key: jax.Array | None = None
-    ) -> Float[Array, "B T V"]:
-        """Returns the logits of the whole batch at once."""
-        return self.unembed(self(batch, dropout_key=dropout_key))
 
 
 def _memory(batch: Batch, encoded: Float[Array, "B T2 D"]) -> Memory:

@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from ul2.axes import BIAS_HEADS, BUCKETS
-from ul2.models.cache import Cache, StepBias
+from ul2.models.cache import Place, StepBias
 from ul2.models.config import ModelConfig
 from ul2.models.parameters import BIAS_INIT, make_parameter
 
@@ -84,12 +84,13 @@ class RelativeBias(nnx.Module):
         distances = jnp.arange(1 - num_queries, num_keys)
         return _skew(self.lookup(distances), num_queries, num_keys)
 
-    def of_step(self, cache: Cache, column: Int[Array, ""]) -> StepBias:
-        """Returns the bias of the token in a column, towards all before it."""
-        prompt = jnp.arange(cache.prompt.keys.shape[-2])
-        written = jnp.arange(cache.written.keys.shape[-2])
-        here = cache.prompt_lengths[:, None] + column
-        return StepBias(self.lookup(prompt[None] - here), self.lookup(written - column))
+    def of_step(self, place: Place) -> StepBias:
+        """Returns the bias of the new tokens of a step, towards all before them."""
+        prompt = jnp.arange(place.prompt_valid.shape[-1])
+        return StepBias(
+            self.lookup(prompt[None] - place.positions),
+            self.lookup(place.written_columns - place.column),
+        )
 
     def lookup(self, relative_positions: Int[Array, "..."]) -> Float[Array, "H ..."]:
         """Returns the bias at each relative position (key minus query)."""

@@ -1,0 +1,74 @@
+"""What both architectures have in common: a decoder between two tables."""
+
+import abc
+
+from flax import nnx
+from jaxtyping import Array, Float, Int, Key
+
+from ul2.batch import Batch
+from ul2.models.blocks import Stack, Step
+from ul2.models.cache import Cache
+from ul2.models.embedder import Embedder
+
+
+class LanguageModel(nnx.Module):
+    """Embeddings, a decoder, and logits of what it makes of them."""
+
+    embedder: Embedder
+    decoder: Stack
+
+    @abc.abstractmethod
+    def __call__(
+        self, batch: Batch, *, dropout_key: Key[Array, ""] | None = None
+    ) -> Float[Array, "B T D"]:
+        """Returns the decoder's hidden states, ready for `unembed`."""
+
+    @abc.abstractmethod
+    def prefill(
+        self,
+        batch: Batch,
+        *,
+        hypotheses: int,
+        columns: int,
+        may_reorder: bool = False,
+    ) -> tuple[Float[Array, "E P D"], Cache]:
+        """Reads prompts: one per row, shifted right as for training.
+
+        Args:
+            batch: the prompts. With an encoder they stand on its side, and the
+                decoder's has the start id and what outputs must begin with. Without,
+                `prefix_lengths` says how much of each is read in both directions.
+            hypotheses: J, outputs to write of each.
+            columns: W, tokens that each may have.
+            may_reorder: whether hypotheses may go on from one another.
+
+        Returns:
+            The decoder's hidden states, ready for `unembed`, and the cache to write on.
+        """
+
+    def make_step(self) -> Step:
+        """Returns what reads one more token of each hypothesis.
+
+        It is called with tokens [E, J], the column that they are written in, and the
+        cache; it returns hidden states [E, J, D], ready for `unembed`, and the cache
+        with the tokens. Make it before the loop; see `Stack.make_step`.
+        """
+        run = self.decoder.make_step()
+
+        def step(
+            tokens: Int[Array, "E J"], column: Int[Array, ""], cache: Cache
+        ) -> tuple[Float[Array, "E J D"], Cache]:
+            hidden, cache = run(self.embedder.embed(tokens), column, cache)
+            return self.embedder.scale(hidden), cache
+
+        return step
+
+    def unembed(self, hidden: Float[Array, "*dims D"]) -> Float[Array, "*dims V"]:
+        """Returns float32 logits. A loss calls this on pieces of the sequence."""
+        return self.embedder.unembed(hidden)
+
+    def logits(
+        self, batch: Batch, *, dropout_key: Key[Array, ""] | None = None
+    ) -> Float[Array, "B T V"]:
+        """Returns the logits of the whole batch at once."""
+        return self.unembed(self(batch, dropout_key=dropout_key))
