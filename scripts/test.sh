@@ -26,4 +26,5 @@ fi
 .venv/bin/ruff format --check .
 .venv/bin/mypy
 .venv/bin/lint-imports --no-logo
-.venv/bin/python -m pytest "$@"
+# Whole files to a worker: their tests share models and programs.
+.venv/bin/python -m pytest -n 2 --dist loadfile "$@"

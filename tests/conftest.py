@@ -20,8 +20,10 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
 # Toys take longer to compile than to run: half as long without the costly passes.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 # The tests build a few toy programs again and again, some in processes of their own.
-_compiled = tempfile.TemporaryDirectory(prefix="ul2-compiled-")
-os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
+_compiled: tempfile.TemporaryDirectory[str] | None = None
+if "PYTEST_XDIST_WORKER" not in os.environ:  # a worker shares what its parent made
+    _compiled = tempfile.TemporaryDirectory(prefix="ul2-compiled-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 # Tolerances and fixtures that several folders share are imported by name.
 sys.path.insert(0, str(Path(__file__).parent))
@@ -41,4 +43,5 @@ def _forget_programs() -> Iterator[None]:
 
 
 def pytest_unconfigure() -> None:
-    _compiled.cleanup()
+    if _compiled is not None:
+        _compiled.cleanup()

@@ -181,6 +181,7 @@ def test_self_consistency_teacher_forcing_and_shots_run(run, toys, evaluate):
     assert shots["counts"]["examples"] == 2
 
 
+@pytest.mark.slow
 def test_samples_depend_on_the_seed_and_not_on_the_batches(
     run, toys, evaluate, tmp_path
 ):

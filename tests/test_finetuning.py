@@ -337,7 +337,7 @@ def test_missing_data_says_where_to_get_them(recipe, tmp_path, capfd):
 def test_mode_that_the_checkpoint_does_not_know_is_warned_of(recipe, capfd):
     (line,) = report("check", recipe(MODE="none"), capfd)["warnings"]
     assert line.startswith("the checkpoint was trained with modes R, S, X")
-    assert line.endswith("; set MODE")
+    assert line.endswith("; set MODE (R, S, X).")
     assert report("check", recipe(MODE="X"), capfd)["warnings"] == []
 
 

@@ -229,9 +229,8 @@ def _mode_warnings(data: RunData, start: Start) -> list[str]:
     objective = data.to_json()
     rows = objective.get("tasks", ())
     modes = dict.fromkeys(row["mode"] for row in rows if row["mode"] != AUTO)
-    lines = (misfit(start.modes, mode) for mode in modes)
-    # It says which flag of another command to set.
-    return [f"{line.partition(';')[0]}; set MODE" for line in lines if line]
+    lines = (misfit(start.modes, mode, knob="MODE") for mode in modes)
+    return [line for line in lines if line]
 
 
 @contextlib.contextmanager

@@ -19,10 +19,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ul2.decoding.sampling import Dials
-from ul2.decoding.settings import DecodingSettings
+from ul2.decoding.search import Search
 from ul2.decoding.top_k import top_k
-from ul2.decoding.written import NOTHING, Limits, Written, penalize, restrict
+from ul2.decoding.written import NOTHING, Written
 from ul2.models.cache import Cache
 
 # What an empty place is worth (T5X's number).
@@ -58,24 +57,16 @@ class Beams(NamedTuple):
     is_open: Bool[Array, " E"]
 
 
-class BeamSearch:
-    """The program: which model, which settings; see `Sampling`."""
+class BeamSearch(Search):
+    """Keeps the likeliest beginnings; see the module."""
 
-    def __init__(
-        self,
-        model: Any,
-        settings: DecodingSettings,
-        dials: Dials,
-        limits: Limits,
-        eos_id: int,
-    ) -> None:
-        self._model = model
-        self._settings = settings
-        self._dials = dials
-        self._limits = limits
-        self._eos_id = eos_id
-        self._beams = settings.num_beams
-        self._is_t5x = settings.length_rule == "t5x"
+    @property
+    def _beams(self) -> int:
+        return self.settings.num_beams
+
+    @property
+    def _is_t5x(self) -> bool:
+        return self.settings.length_rule == "t5x"
 
     def start(
         self, hidden: Float[Array, "E 1 D"], cache: Cache, written: Written
@@ -99,14 +90,14 @@ class BeamSearch:
             last=jnp.zeros(shape, jnp.int32),
             live=Candidates(written, zeros, first, worthless, zeros > 0),
             ended=Candidates(written, zeros, worthless, worthless, zeros > 0),
-            is_open=self._limits.rooms > 0,
+            is_open=self.limits.rooms > 0,
         )
         hidden = jnp.broadcast_to(hidden, (*shape, hidden.shape[-1]))
         return self._extend(beams, hidden)
 
     def advance(self, beams: Beams, until: Int[Array, ""]) -> Beams:
         """Goes on until nothing better can come, or hypotheses have `until` tokens."""
-        run = self._model.make_step()
+        run = self.model.make_step()
 
         def goes_on(beams: Beams) -> Bool[Array, ""]:
             return (beams.column < until) & jnp.any(beams.is_open)
@@ -131,7 +122,7 @@ class BeamSearch:
         """Takes one step of the search in all open examples."""
         candidates, origins, chosen = self._candidates(beams, hidden)
         column = beams.column + 1
-        at_end = (column >= self._limits.rooms)[:, None]
+        at_end = (column >= self.limits.rooms)[:, None]
         ends = candidates.finished
         if not self._is_t5x:
             ends = ends | at_end
@@ -156,19 +147,10 @@ class BeamSearch:
         self, beams: Beams, hidden: Float[Array, "E B D"]
     ) -> tuple[Candidates, Int[Array, "E C"], Int[Array, "E C"]]:
         """Returns the 2 B best extensions, whose they are, and by which ids."""
-        logits = self._model.unembed(hidden)
+        logits = self.model.unembed(hidden)
         log_probs = logits - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
         live = beams.live
-        allowed = restrict(
-            log_probs,
-            live.written,
-            beams.column,
-            self._limits,
-            self._settings,
-            self._eos_id,
-        )
-        if self._settings.repetition_penalty != 1:
-            allowed = penalize(allowed, live.written, self._dials.repetition_penalty)
+        allowed = self._allow(log_probs, live.written, beams.column)
         examples, _, vocab_size = logits.shape
         totals = (allowed + live.totals[..., None]).reshape(examples, -1)
         totals, places = top_k(totals, 2 * self._beams)
@@ -178,14 +160,14 @@ class BeamSearch:
         length = live.written.tokens.shape[-1]
         place = length - beams.cache.columns + beams.column
         written = extended.written.append(
-            jnp.where(chosen == self._eos_id, NOTHING, chosen), place, self._limits
+            jnp.where(chosen == self.eos_id, NOTHING, chosen), place, self.limits
         )
         candidates = Candidates(
             written,
             extended.log_probs + own,
             totals,
             extended.scores,
-            chosen == self._eos_id,
+            chosen == self.eos_id,
         )
         return candidates, origins, chosen.astype(jnp.int32)
 
@@ -200,7 +182,7 @@ class BeamSearch:
         if not self._is_t5x:
             ends = ends & (jnp.arange(ends.shape[1]) < self._beams)[None]
         scores = candidates.totals / self._worth(column)
-        if self._settings.early_stopping:
+        if self.settings.early_stopping:
             full = jnp.all(beams.ended.scores > _WORTHLESS, axis=1)
             ends = ends & ~full[:, None]
         scores = jnp.where(ends, scores, _WORTHLESS)
@@ -215,9 +197,9 @@ class BeamSearch:
 
     def _worth(self, column: Int[Array, ""]) -> Float[Array, "#E 1"]:
         """Returns what log probabilities are divided by after `column` tokens."""
-        alpha = self._dials.length_penalty
+        alpha = self.dials.length_penalty
         if self._is_t5x:
-            length = column + self._limits.forced[:, None]
+            length = column + self.limits.forced[:, None]
             return jnp.power((5 + length.astype(jnp.float32)) / 6, alpha)
         return jnp.power(column.astype(jnp.float32), alpha)[None, None]
 
@@ -226,12 +208,12 @@ class BeamSearch:
     ) -> Bool[Array, " E"]:
         """Returns where no live hypothesis can become better than all that ended."""
         # T5X's search has room for one token more than it decodes.
-        ahead = self._limits.rooms[:, None] + 1 if self._is_t5x else column
+        ahead = self.limits.rooms[:, None] + 1 if self._is_t5x else column
         possible = live.totals[:, :1] / self._worth(jnp.asarray(ahead))
         worst = jnp.min(ended.scores, axis=1, keepdims=True)
         full = jnp.all(ended.scores > _WORTHLESS, axis=1)
         settled = full & (worst >= possible)[:, 0]
-        return settled | full if self._settings.early_stopping else settled
+        return settled | full if self.settings.early_stopping else settled
 
 
 def _select(choice: Bool[Array, " E"], one: Any, other: Any) -> Any:

@@ -25,7 +25,8 @@ from jaxtyping import Array, Int
 from ul2.batch import Batch
 from ul2.decoding.beam import Beams, BeamSearch
 from ul2.decoding.prompts import Example, Group, bucket, group
-from ul2.decoding.sampling import Dials, Samples, Sampling, make_keys
+from ul2.decoding.sampling import Samples, Sampling, make_keys
+from ul2.decoding.search import Dials
 from ul2.decoding.settings import DecodingSettings
 from ul2.decoding.written import Limits, start
 from ul2.sharding.placement import batch_sharding, num_batch_shards
@@ -252,7 +253,7 @@ class _Program(NamedTuple):
 
     def search(
         self, params: Any, limits: Limits, dials: Dials
-    ) -> "Sampling | BeamSearch":
+    ) -> Sampling | BeamSearch:
         """Returns what chooses tokens."""
         kind = BeamSearch if self.settings.num_beams else Sampling
         model = nnx.merge(self.graphdef, params)

@@ -1,30 +1,16 @@
 """Greedy decoding and sampling: one token after another, each hypothesis on its own."""
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from ul2.decoding.settings import DecodingSettings
+from ul2.decoding.search import Search
 from ul2.decoding.top_k import top_k
-from ul2.decoding.written import NOTHING, Limits, Written, penalize, restrict
+from ul2.decoding.written import NOTHING, Written
 from ul2.models.cache import Cache
-
-
-class Dials(NamedTuple):
-    """The settings that may change without another program."""
-
-    temperature: Float[Array, ""]
-    top_p: Float[Array, ""]
-    repetition_penalty: Float[Array, ""]
-    length_penalty: Float[Array, ""]
-
-    @classmethod
-    def of(cls, settings: DecodingSettings) -> "Dials":
-        """Picks them."""
-        return cls(*(jnp.float32(getattr(settings, name)) for name in cls._fields))
 
 
 class Samples(NamedTuple):
@@ -40,30 +26,8 @@ class Samples(NamedTuple):
     keys: Key[Array, "E J"]
 
 
-class Sampling:
-    """The program: which model, which settings.
-
-    Args:
-        model: merged with its parameters.
-        settings: how to choose.
-        dials: those of them that are arrays.
-        limits: of the examples.
-        eos_id: what closes an output.
-    """
-
-    def __init__(
-        self,
-        model: Any,
-        settings: DecodingSettings,
-        dials: Dials,
-        limits: Limits,
-        eos_id: int,
-    ) -> None:
-        self._model = model
-        self._settings = settings
-        self._dials = dials
-        self._limits = limits
-        self._eos_id = eos_id
+class Sampling(Search):
+    """Chooses each token by the one before it: the likeliest, or one that is drawn."""
 
     def start(
         self,
@@ -82,7 +46,7 @@ class Sampling:
         """
         shape = keys.shape
         hidden = jnp.broadcast_to(hidden, (*shape, hidden.shape[-1]))
-        open_rows = jnp.broadcast_to(self._limits.rooms[:, None] > 0, shape)
+        open_rows = jnp.broadcast_to(self.limits.rooms[:, None] > 0, shape)
         samples = Samples(
             column=jnp.zeros((), jnp.int32),
             cache=cache,
@@ -97,7 +61,7 @@ class Sampling:
 
     def advance(self, samples: Samples, until: Int[Array, ""]) -> Samples:
         """Goes on until all hypotheses are closed, or have `until` tokens."""
-        run = self._model.make_step()
+        run = self.model.make_step()
 
         def goes_on(samples: Samples) -> Bool[Array, ""]:
             return (samples.column < until) & jnp.any(samples.is_open)
@@ -111,21 +75,12 @@ class Sampling:
 
     def _choose(self, samples: Samples, hidden: Float[Array, "E J D"]) -> Samples:
         """Writes one more token of every open hypothesis."""
-        logits = self._model.unembed(hidden)
-        allowed = restrict(
-            logits,
-            samples.written,
-            samples.column,
-            self._limits,
-            self._settings,
-            self._eos_id,
-        )
-        if self._settings.repetition_penalty != 1:
-            allowed = penalize(allowed, samples.written, self._dials.repetition_penalty)
+        logits = self.model.unembed(hidden)
+        allowed = self._allow(logits, samples.written, samples.column)
         chosen = self._draw(allowed, samples).astype(jnp.int32)
         picked = jnp.take_along_axis(logits, chosen[..., None], axis=-1)[..., 0]
         log_probs = picked - jax.nn.logsumexp(logits, axis=-1)
-        closes = samples.is_open & (chosen == self._eos_id)
+        closes = samples.is_open & (chosen == self.eos_id)
         writes = samples.is_open & ~closes
         place = samples.written.tokens.shape[-1] - samples.cache.columns
         column = samples.column + 1
@@ -134,11 +89,11 @@ class Sampling:
             written=samples.written.append(
                 jnp.where(writes, chosen, NOTHING),
                 place + samples.column,
-                self._limits,
+                self.limits,
             ),
             last=jnp.where(writes, chosen, samples.last),
             log_probs=samples.log_probs + jnp.where(samples.is_open, log_probs, 0.0),
-            is_open=writes & (column < self._limits.rooms[:, None]),
+            is_open=writes & (column < self.limits.rooms[:, None]),
             finished=samples.finished | closes,
         )
 
@@ -146,13 +101,13 @@ class Sampling:
         self, logits: Float[Array, "E J V"], samples: Samples
     ) -> Int[Array, "E J"]:
         """Returns the likeliest ids, or draws among the likely ones."""
-        if not self._settings.temperature:
+        if not self.settings.temperature:
             return jnp.argmax(logits, axis=-1)
-        logits = logits / self._dials.temperature
-        if self._settings.top_k:
-            logits = keep_top_k(logits, self._settings.top_k)
-        if self._settings.top_p < 1:
-            logits = keep_top_p(logits, self._dials.top_p)
+        logits = logits / self.dials.temperature
+        if self.settings.top_k:
+            logits = keep_top_k(logits, self.settings.top_k)
+        if self.settings.top_p < 1:
+            logits = keep_top_p(logits, self.dials.top_p)
         # A hypothesis draws by its own key and place: the batch has no say in it.
         draw = functools.partial(jax.random.gumbel, shape=logits.shape[-1:])
         fold = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (0, None))

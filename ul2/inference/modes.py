@@ -48,12 +48,15 @@ def modes_of(objective: Any) -> tuple[str, ...] | None:
     return tuple(mode for mode in MODES if mode in told)
 
 
-def misfit(trained: tuple[str, ...] | None, mode: str | None) -> str | None:
+def misfit(
+    trained: tuple[str, ...] | None, mode: str | None, *, knob: str = "--mode"
+) -> str | None:
     """Returns a line about a mode that a checkpoint was not trained with, or None.
 
     Args:
         trained: the modes that it was trained with; None if unknown.
         mode: R, S, X or None.
+        knob: what to set.
     """
     if trained is None or mode in trained:
         return None
@@ -62,14 +65,14 @@ def misfit(trained: tuple[str, ...] | None, mode: str | None) -> str | None:
             return None
         return (
             f"the checkpoint was trained with modes {', '.join(trained)}, but none is "
-            f"given; set --mode ({', '.join(trained)})."
+            f"given; set {knob} ({', '.join(trained)})."
         )
     if trained:
         return (
             f"mode {mode} is given, but the checkpoint was trained with "
-            f"{', '.join(trained)}; set --mode to one of them."
+            f"{', '.join(trained)}; set {knob} to one of them."
         )
     return (
         f"mode {mode} is given, but the checkpoint was trained without modes; set "
-        "--mode none."
+        f"{knob} to none."
     )

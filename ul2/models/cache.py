@@ -61,7 +61,7 @@ class Place(NamedTuple):
     column: Int[Array, ""]  # of what is written
     positions: Int[Array, "E 1"]  # in the example, prompt included
     prompt_valid: Bool[Array, "E P"]
-    written_columns: Int[Array, " W"]  # W*J if hypotheses may reorder, as below
+    written_columns: Int[Array, " W"]  # W*J of them if hypotheses may reorder
     written_valid: Bool[Array, "#E #J W"]
     memory_valid: Bool[Array, "E S"] | None
 
