@@ -2,7 +2,8 @@
 # The UL2 paper's ablation: six objectives in two architectures, pre-trained alike on the
 # same text, scored on held-out text, and on a task, fine-tuned and from one example.
 # Writes OUT/ablation.md and OUT/ablation.json. Runs again where it stopped; what is done
-# is not done twice.
+# is not done twice. The toy takes about an hour on two cores, half of it with STEPS=100
+# FINETUNE_STEPS=60 (benchmarks/ablation_2026-11.md).
 #
 #   scripts/ablation.sh                           toy scale: the text inside Python
 #   SIZE=base STEPS=500000 DATA=stores/c4 TASK=superglue scripts/ablation.sh

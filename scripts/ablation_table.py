@@ -57,7 +57,7 @@ def make_rows(out: Path) -> list[dict[str, Any]]:
             "scores": {setting: list(score) for setting, score in of_model.items()},
             **gain_fields(relative_gain(of_model, scores.get(REFERENCE, {}))),
         }
-        for name, of_model in scores.items()
+        for name, of_model in sorted(scores.items(), key=_architecture)
     ]
 
 
@@ -92,6 +92,11 @@ def markdown(rows: list[dict[str, Any]]) -> str:
         {f"{task}: {why}" for row in rows for task, why in row["left_out"].items()}
     )
     return "\n".join([*lines, *(f"\nGain without {note}." for note in notes)]) + "\n"
+
+
+def _architecture(item: tuple[str, Any]) -> bool:
+    """Puts encoder-decoders before decoder-only models."""
+    return not item[0].startswith("enc_dec")
 
 
 def _score(row: dict[str, Any], setting: str) -> str:
