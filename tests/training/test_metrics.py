@@ -193,6 +193,14 @@ def test_tensorboard_reads_the_numbers_back(tmp_path):
     assert values == {"train/loss": 2.5, "train/denoisers/R/loss": 3.0}
 
 
+def test_tensorboard_files_of_one_second_do_not_replace_each_other(tmp_path):
+    for step in (1, 2, 3):
+        writer = TensorBoard(tmp_path, "tasks", 0)
+        writer.write({"step": step, "loss": 1.0})
+        writer.close()
+    assert len(list(tmp_path.iterdir())) == 3
+
+
 def test_progress_is_a_plain_line_where_there_is_no_terminal():
     stream = io.StringIO()
     line = ProgressLine(10, 0, stream)

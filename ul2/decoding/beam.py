@@ -151,12 +151,19 @@ class BeamSearch(Search):
         log_probs = logits - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
         live = beams.live
         allowed = self._allow(log_probs, live.written, beams.column)
-        examples, _, vocab_size = logits.shape
-        totals = (allowed + live.totals[..., None]).reshape(examples, -1)
-        totals, places = top_k(totals, 2 * self._beams)
-        origins, chosen = places // vocab_size, places % vocab_size
+        # Of each hypothesis as many as of all, and of those the best.
+        count = 2 * self._beams
+        totals, ids = top_k(allowed + live.totals[..., None], count)
+        own = jnp.take_along_axis(log_probs, ids, axis=-1, mode="clip")
+
+        def flat(array: Float[Array, "E B C"]) -> Float[Array, "E BC"]:
+            return array.reshape(array.shape[0], -1)
+
+        totals, places = jax.lax.top_k(flat(totals), count)
+        origins = places // count
+        chosen = jnp.take_along_axis(flat(ids), places, axis=1)
+        own = jnp.take_along_axis(flat(own), places, axis=1)
         extended = live.take(origins)
-        own = jnp.take_along_axis(log_probs.reshape(examples, -1), places, axis=1)
         length = live.written.tokens.shape[-1]
         place = length - beams.cache.columns + beams.column
         written = extended.written.append(

@@ -5,6 +5,7 @@ All writers take the same dict. A resumed run appends to the same files: lines o
 beyond the restored one, which will now be made again, are dropped first.
 """
 
+import itertools
 import json
 import os
 import socket
@@ -68,6 +69,10 @@ def _drop_later_lines(path: Path, restored_step: int) -> None:
     partial.replace(path)
 
 
+# Files of one process, written within one second, differ by these.
+_numbers = itertools.count()
+
+
 class TensorBoard:
     """Scalars in TensorBoard's event format.
 
@@ -79,7 +84,7 @@ class TensorBoard:
         directory.mkdir(parents=True, exist_ok=True)
         name = (
             f"events.out.tfevents.{time.time_ns() // 10**9:010d}.{socket.gethostname()}"
-            f".{os.getpid()}.{prefix}"
+            f".{os.getpid()}.{next(_numbers)}.{prefix}"
         )
         self._prefix = prefix
         self._file = (directory / name).open("wb")
