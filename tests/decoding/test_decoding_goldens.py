@@ -4,25 +4,14 @@ import numpy as np
 import pytest
 from model_fixtures import GOLDENS, golden_model
 from tolerances import DECODED_SCORE_ATOL
+from vocab_toys import toy_vocab
 
 from ul2.decoding.generate import Generator
 from ul2.decoding.settings import DecodingSettings
-from ul2.vocab import Vocab
 
 EOS = 1
 MAX_TOKENS = 12
-VOCAB = Vocab(
-    size=512,
-    padded_size=512,
-    pad_id=0,
-    eos_id=EOS,
-    unk_id=2,
-    start_id=0,
-    sentinel_ids=(),
-    mode_ids={},
-    mode_convention="paper",
-    tokenizer_sha256="",
-)
+VOCAB = toy_vocab(512, 512, eos_id=EOS)
 CHANGES = {
     "t5x_unscanned": {},
     "flaxformer_ul2": {"tied_embeddings": True, "decoder_final_norm_scale": False},

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from model_fixtures import tiny_config
+from vocab_toys import toy_vocab
 
 from ul2.batch import Batch, one_per_row
 from ul2.decoding import generate
@@ -16,18 +17,12 @@ from ul2.decoding.generate import Generator
 from ul2.decoding.settings import DecodingSettings
 from ul2.models.decoder_only import DecoderOnly
 from ul2.models.encoder_decoder import EncoderDecoder
-from ul2.vocab import Vocab
 
-VOCAB = Vocab(
-    size=60,
-    padded_size=128,
-    pad_id=0,
-    eos_id=1,
-    unk_id=2,
-    start_id=0,
+VOCAB = toy_vocab(
+    60,
+    128,
     sentinel_ids=(50, 51, 52),
     mode_ids={"[R]": (53,), "[S]": (54,), "[X]": (55,)},
-    mode_convention="paper",
     tokenizer_sha256="toy",
 )
 # Of one bucket, for both architectures; LONGER is of another.

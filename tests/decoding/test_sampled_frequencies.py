@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from model_fixtures import tiny_model
 from scipy import stats
+from vocab_toys import toy_vocab
 
 from ul2.batch import Batch, one_per_row
 from ul2.decoding.generate import Generator
 from ul2.decoding.settings import DecodingSettings
-from ul2.vocab import Vocab
 
 DRAWS = 4000
 SEEDS = (0, 1, 2)
@@ -20,18 +20,7 @@ SEEDS = (0, 1, 2)
 LEAST_P = 1e-6
 PROMPT = [7, 11, 5, 1]
 FORBIDDEN = (30, 31)
-VOCAB = Vocab(
-    size=60,
-    padded_size=128,
-    pad_id=0,
-    eos_id=1,
-    unk_id=2,
-    start_id=0,
-    sentinel_ids=(),
-    mode_ids={},
-    mode_convention="paper",
-    tokenizer_sha256="",
-)
+VOCAB = toy_vocab(60, 128)
 CHOICES = (
     {"temperature": 1.0},
     {"temperature": 0.5},

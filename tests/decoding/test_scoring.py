@@ -5,22 +5,17 @@ import numpy as np
 import pytest
 from model_fixtures import tiny_model
 from tolerances import REORDERED_SUM_ATOL, REORDERED_SUM_RTOL
+from vocab_toys import toy_vocab
 
 from ul2.batch import Batch, one_per_row
 from ul2.decoding.scoring import Scorer
 from ul2.sharding.mesh import make_mesh
-from ul2.vocab import Vocab
 
-VOCAB = Vocab(
-    size=500,
-    padded_size=512,
-    pad_id=0,
-    eos_id=1,
-    unk_id=2,
-    start_id=0,
+VOCAB = toy_vocab(
+    500,
+    512,
     sentinel_ids=(499, 498),
     mode_ids={"[R]": (52,), "[S]": (53,), "[X]": (54,)},
-    mode_convention="paper",
     tokenizer_sha256="toy",
 )
 QUESTION = [52, 10, 11, 12, 1]

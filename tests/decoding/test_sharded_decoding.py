@@ -7,26 +7,15 @@ import pytest
 from flax import nnx
 from model_fixtures import tiny_model
 from tolerances import REORDERED_SUM_RTOL
+from vocab_toys import toy_vocab
 
 from ul2.batch import Batch, one_per_row
 from ul2.decoding.generate import Generator
 from ul2.decoding.settings import DecodingSettings
 from ul2.sharding.mesh import make_mesh
 from ul2.sharding.rules import logical_axes, named_shardings
-from ul2.vocab import Vocab
 
-VOCAB = Vocab(
-    size=500,
-    padded_size=512,
-    pad_id=0,
-    eos_id=1,
-    unk_id=2,
-    start_id=0,
-    sentinel_ids=(),
-    mode_ids={},
-    mode_convention="paper",
-    tokenizer_sha256="",
-)
+VOCAB = toy_vocab(500, 512)
 MESH = "data=2,fsdp=2,tensor=2"
 CHOICES = (
     {},

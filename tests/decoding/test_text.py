@@ -1,20 +1,15 @@
 import pytest
 from text_toys import SENTENCE, train_foreign
+from vocab_toys import toy_vocab
 
 from ul2.decoding.text import Prompt, encode_output, fill, make_prompt
 from ul2.tasks.tokenizer import open_tokenizer, train_tokenizer
-from ul2.vocab import Vocab
 
-VOCAB = Vocab(
-    size=200,
-    padded_size=256,
-    pad_id=0,
-    eos_id=1,
-    unk_id=2,
-    start_id=0,
+VOCAB = toy_vocab(
+    200,
+    256,
     sentinel_ids=(150, 151),
     mode_ids={"[R]": (160,), "[S]": (161,), "[X]": (162,)},
-    mode_convention="paper",
     tokenizer_sha256="toy",
 )
 

@@ -93,21 +93,7 @@ class BeamSearch(Search):
             is_open=self.limits.rooms > 0,
         )
         hidden = jnp.broadcast_to(hidden, (*shape, hidden.shape[-1]))
-        return self._extend(beams, hidden)
-
-    def advance(self, beams: Beams, until: Int[Array, ""]) -> Beams:
-        """Goes on until nothing better can come, or hypotheses have `until` tokens."""
-        run = self.model.make_step()
-
-        def goes_on(beams: Beams) -> Bool[Array, ""]:
-            return (beams.column < until) & jnp.any(beams.is_open)
-
-        def step(beams: Beams) -> Beams:
-            hidden, cache = run(beams.last, beams.column - 1, beams.cache)
-            return self._extend(beams._replace(cache=cache), hidden)
-
-        result: Beams = jax.lax.while_loop(goes_on, step, beams)
-        return result
+        return self._choose(beams, hidden)
 
     def best(self, beams: Beams) -> Candidates:
         """Returns the outcome, the best first; empty places are worth _WORTHLESS."""
@@ -118,7 +104,7 @@ class BeamSearch(Search):
         best: Candidates = _select(none_ended, live, beams.ended)
         return best
 
-    def _extend(self, beams: Beams, hidden: Float[Array, "E B D"]) -> Beams:
+    def _choose(self, beams: Beams, hidden: Float[Array, "E B D"]) -> Beams:
         """Takes one step of the search in all open examples."""
         candidates, origins, chosen = self._candidates(beams, hidden)
         column = beams.column + 1

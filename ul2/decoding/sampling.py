@@ -59,20 +59,6 @@ class Sampling(Search):
         )
         return self._choose(samples, hidden)
 
-    def advance(self, samples: Samples, until: Int[Array, ""]) -> Samples:
-        """Goes on until all hypotheses are closed, or have `until` tokens."""
-        run = self.model.make_step()
-
-        def goes_on(samples: Samples) -> Bool[Array, ""]:
-            return (samples.column < until) & jnp.any(samples.is_open)
-
-        def step(samples: Samples) -> Samples:
-            hidden, cache = run(samples.last, samples.column - 1, samples.cache)
-            return self._choose(samples._replace(cache=cache), hidden)
-
-        result: Samples = jax.lax.while_loop(goes_on, step, samples)
-        return result
-
     def _choose(self, samples: Samples, hidden: Float[Array, "E J D"]) -> Samples:
         """Writes one more token of every open hypothesis."""
         logits = self.model.unembed(hidden)

@@ -1,10 +1,12 @@
 """What greedy decoding, sampling and beam search have in common."""
 
+import abc
 import dataclasses
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from ul2.decoding.settings import DecodingSettings
 from ul2.decoding.written import Limits, Written, penalize, restrict
@@ -25,7 +27,7 @@ class Dials(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Search:
+class Search(abc.ABC):
     """The program: which model, which settings.
 
     Attributes:
@@ -41,6 +43,24 @@ class Search:
     dials: Dials
     limits: Limits
     eos_id: int
+
+    def advance(self, state: Any, until: Int[Array, ""]) -> Any:
+        """Goes on until all is closed, or hypotheses have `until` tokens."""
+        run = self.model.make_step()
+
+        def goes_on(state: Any) -> Bool[Array, ""]:
+            has_room: Bool[Array, ""] = state.column < until
+            return has_room & jnp.any(state.is_open)
+
+        def step(state: Any) -> Any:
+            hidden, cache = run(state.last, state.column - 1, state.cache)
+            return self._choose(state._replace(cache=cache), hidden)
+
+        return jax.lax.while_loop(goes_on, step, state)
+
+    @abc.abstractmethod
+    def _choose(self, state: Any, hidden: Float[Array, "E J D"]) -> Any:
+        """Writes one more token of all that is open."""
 
     def _allow(
         self, scores: Float[Array, "E J V"], written: Written, column: Int[Array, ""]

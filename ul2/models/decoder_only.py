@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Key
 
 from ul2.batch import Batch
 from ul2.models.blocks import SelfAttentionBlock, Side, Stack
-from ul2.models.cache import Cache, make_cache
+from ul2.models.cache import LayerKeys
 from ul2.models.config import ModelConfig
 from ul2.models.embedder import Embedder
 from ul2.models.language_model import LanguageModel
@@ -49,17 +49,10 @@ class DecoderOnly(LanguageModel):
         embedded = self.embedder.embed(batch.decoder.tokens)
         return self.embedder.scale(self.decoder(embedded, side, None, dropout_key))
 
-    def prefill(
-        self,
-        batch: Batch,
-        *,
-        hypotheses: int,
-        columns: int,
-        may_reorder: bool = False,
-    ) -> tuple[Float[Array, "E P D"], Cache]:
-        """Reads prompts, one per row: inputs, and what outputs must begin with."""
-        side = Side(batch.decoder, Causal() | Prefix(batch.prefix_lengths))
-        embedded = self.embedder.embed(batch.decoder.tokens)
-        hidden, read = self.decoder.prefill(embedded, side, None)
-        cache = make_cache(read, batch, hypotheses, columns, may_reorder=may_reorder)
-        return self.embedder.scale(hidden), cache
+    def _read(
+        self, prompts: Batch
+    ) -> tuple[Float[Array, "E P D"], LayerKeys | tuple[LayerKeys, ...]]:
+        """Reads inputs, and what outputs must begin with: one row of both."""
+        side = Side(prompts.decoder, Causal() | Prefix(prompts.prefix_lengths))
+        embedded = self.embedder.embed(prompts.decoder.tokens)
+        return self.decoder.prefill(embedded, side, None)

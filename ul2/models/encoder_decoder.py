@@ -13,7 +13,7 @@ from ul2.models.blocks import (
     Side,
     Stack,
 )
-from ul2.models.cache import Cache, make_cache
+from ul2.models.cache import LayerKeys
 from ul2.models.config import ModelConfig
 from ul2.models.dropout import split_key
 from ul2.models.embedder import Embedder
@@ -80,23 +80,14 @@ class EncoderDecoder(LanguageModel):
         embedded = self.embedder.embed(batch.decoder.tokens)
         return self.embedder.scale(self.decoder(embedded, side, memory, dropout_key))
 
-    def prefill(
-        self,
-        batch: Batch,
-        *,
-        hypotheses: int,
-        columns: int,
-        may_reorder: bool = False,
-    ) -> tuple[Float[Array, "E P D"], Cache]:
+    def _read(
+        self, prompts: Batch
+    ) -> tuple[Float[Array, "E P D"], LayerKeys | tuple[LayerKeys, ...]]:
         """Reads inputs, and what outputs must begin with: one of each per row."""
-        assert batch.encoder is not None
-        memory = _memory(batch, self.encode(batch.encoder))
-        embedded = self.embedder.embed(batch.decoder.tokens)
-        hidden, read = self.decoder.prefill(
-            embedded, Side(batch.decoder, Causal()), memory
-        )
-        cache = make_cache(read, batch, hypotheses, columns, may_reorder=may_reorder)
-        return self.embedder.scale(hidden), cache
+        assert prompts.encoder is not None
+        memory = _memory(prompts, self.encode(prompts.encoder))
+        embedded = self.embedder.embed(prompts.decoder.tokens)
+        return self.decoder.prefill(embedded, Side(prompts.decoder, Causal()), memory)
 
 
 def _memory(batch: Batch, encoded: Float[Array, "B T2 D"]) -> Memory:

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from ul2.batch import Batch
 from ul2.models.blocks import Stack, Step
-from ul2.models.cache import Cache
+from ul2.models.cache import Cache, LayerKeys, make_cache
 from ul2.models.embedder import Embedder
 
 
@@ -23,7 +23,6 @@ class LanguageModel(nnx.Module):
     ) -> Float[Array, "B T D"]:
         """Returns the decoder's hidden states, ready for `unembed`."""
 
-    @abc.abstractmethod
     def prefill(
         self,
         batch: Batch,
@@ -45,6 +44,15 @@ class LanguageModel(nnx.Module):
         Returns:
             The decoder's hidden states, ready for `unembed`, and the cache to write on.
         """
+        hidden, read = self._read(batch)
+        cache = make_cache(read, batch, hypotheses, columns, may_reorder=may_reorder)
+        return self.embedder.scale(hidden), cache
+
+    @abc.abstractmethod
+    def _read(
+        self, prompts: Batch
+    ) -> tuple[Float[Array, "E P D"], LayerKeys | tuple[LayerKeys, ...]]:
+        """Returns what the decoder makes of prompts, and what its layers read."""
 
     def make_step(self) -> Step:
         """Returns what reads one more token of each hypothesis.
