@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 DATA: Final = "data"
@@ -37,7 +38,10 @@ def make_mesh(spec: str = "auto", devices: Sequence[jax.Device] | None = None) -
     """
     devices = jax.devices() if devices is None else devices
     sizes = mesh_sizes(spec, len(devices))
-    return jax.make_mesh(sizes, AXES, (AxisType.Auto,) * len(AXES), devices=devices)
+    placed = mesh_utils.create_device_mesh(
+        sizes, devices, allow_split_physical_axes=True
+    )
+    return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def mesh_sizes(spec: str, num_devices: int) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ by nothing (`sum`, as T5X; harmless under Adafactor, which does not see the scal
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +60,16 @@ class EvalSums(NamedTuple):
     right_examples: Int[Array, " K"]  # all targets of which are the likeliest
 
 
-TrainStep = Callable[[TrainState, Batch], tuple[TrainState, StepSums]]
+class TrainStep(Protocol):
+    """One update."""
+
+    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, StepSums]:
+        """Makes an update; the state that it is given is consumed."""
+
+    def lower(self, state: TrainState, batch: Batch) -> jax.stages.Lowered:
+        """Returns the program of these shapes, not compiled yet."""
+
+
 EvalStep = Callable[[Params, Batch], EvalSums]
 
 
@@ -93,7 +102,7 @@ def make_train_step(
         out_shardings=(state_shardings, replicated(mesh)),
         donate_argnums=0,
     )
-    return _on_mesh(compiled, mesh, rules)
+    return _OnMesh(compiled, mesh, rules)
 
 
 class StepSettings(NamedTuple):
@@ -206,7 +215,7 @@ def make_eval_step(
         in_shardings=(param_shardings, batch_sharding(mesh, rules)),
         out_shardings=replicated(mesh),
     )
-    return _on_mesh(compiled, mesh, rules)
+    return _OnMesh(compiled, mesh, rules)
 
 
 def _count_examples(
@@ -235,14 +244,20 @@ def _count_examples(
     return examples, none.at[owner].add(wrong == 0, mode="drop")
 
 
-def _on_mesh(step: Callable[..., Any], mesh: Mesh, rules: Rules) -> Callable[..., Any]:
-    """Returns `step`, traced where the logical names of activations mean something."""
+class _OnMesh:
+    """A jitted step, traced where the logical names of activations mean something."""
 
-    def on_mesh(*args: Any) -> Any:
-        with logical_axes(mesh, rules):
-            return step(*args)
+    def __init__(self, jitted: Any, mesh: Mesh, rules: Rules) -> None:
+        self._jitted, self._mesh, self._rules = jitted, mesh, rules
 
-    return on_mesh
+    def __call__(self, *args: Any) -> Any:
+        with logical_axes(self._mesh, self._rules):
+            return self._jitted(*args)
+
+    def lower(self, *args: Any) -> jax.stages.Lowered:
+        with logical_axes(self._mesh, self._rules):
+            lowered: jax.stages.Lowered = self._jitted.lower(*args)
+        return lowered
 
 
 def _forward(
