@@ -63,10 +63,12 @@ class EvalSums(NamedTuple):
 class TrainStep(Protocol):
     """One update."""
 
-    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, StepSums]:
+    def __call__(
+        self, state: TrainState, batch: Batch, /
+    ) -> tuple[TrainState, StepSums]:
         """Makes an update; the state that it is given is consumed."""
 
-    def lower(self, state: TrainState, batch: Batch) -> jax.stages.Lowered:
+    def lower(self, state: TrainState, batch: Batch, /) -> jax.stages.Lowered:
         """Returns the program of these shapes, not compiled yet."""
 
 
