@@ -18,7 +18,9 @@ BUCKETS: Final = "buckets"  # buckets of the relative position bias
 
 # Activations.
 BATCH: Final = "batch"  # packed rows
-LENGTH: Final = "length"  # columns of a packed row
+LENGTH: Final = "length"  # columns of a row, inside a sublayer
+RESIDUAL_LENGTH: Final = "residual_length"  # columns of a row, between sublayers
+HEAD: Final = "head"  # heads, each whole
 
 ALL: Final = (
     LAYERS,
@@ -31,4 +33,6 @@ ALL: Final = (
     BUCKETS,
     BATCH,
     LENGTH,
+    RESIDUAL_LENGTH,
+    HEAD,
 )

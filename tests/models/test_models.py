@@ -252,7 +252,7 @@ def test_activations_are_constrained_inside_a_mesh_alone():
         return str(jax.make_jaxpr(lambda s: nnx.merge(graphdef, s)(batch))(state))
 
     assert "sharding_constraint" not in program()
-    rules = ((axes.BATCH, "data"), (axes.LENGTH, None))
-    mesh = Mesh(np.array(jax.devices()[:1]), ("data",))
+    rules = tuple((name, None) for name in axes.ALL)
+    mesh = Mesh(np.array(jax.devices()[:2]), ("data",))
     with jax.set_mesh(mesh), nnx.logical_axis_rules(rules):
-        assert program().count("sharding_constraint") == 2
+        assert "sharding_constraint" in program()

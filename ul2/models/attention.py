@@ -17,10 +17,19 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from ul2.axes import EMBED, HEADS, KV_HEADS
+from ul2.axes import (
+    BATCH,
+    EMBED,
+    HEAD,
+    HEADS,
+    KV_HEADS,
+    LENGTH,
+    RESIDUAL_LENGTH,
+)
 from ul2.batch import Packed
 from ul2.models.cache import KeyValues, Place, StepBias, take_layer, write_column
 from ul2.models.config import ModelConfig
+from ul2.models.constraints import constrain, is_split
 from ul2.models.dropout import DropoutKey, dropout
 from ul2.models.masks import Mask
 from ul2.models.packing import pack, unpack
@@ -46,20 +55,22 @@ def attend(
 
     The logits are not divided by sqrt(K); softmax is in float32. Query heads
     h*H/G .. (h+1)*H/G - 1 share key head h: they stand under one another as
-    one tall matrix, so keys are never repeated.
+    one tall matrix, so keys are never repeated. (On a mesh they stay apart, for
+    different axes split heads and queries.)
     """
     examples, num_heads, length, width = q.shape
     kv_heads, num_keys = k.shape[1:3]
-    q = q.reshape(examples, kv_heads, -1, width)
-    logits = jnp.einsum("eglk,egsk->egls", q, k, preferred_element_type=jnp.float32)
+    tall = (num_heads // kv_heads, length) if is_split() else (-1,)
+    q = q.reshape(examples, kv_heads, *tall, width)
+    logits = jnp.einsum("eg...k,egsk->eg...s", q, k, preferred_element_type=jnp.float32)
     logits = logits.reshape(examples, num_heads, length, num_keys)
     if bias is not None:
         logits = logits + bias.astype(jnp.float32)[None]
     logits = jnp.where(mask, logits, _UNSEEN)
     weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
     weights = dropout(weights, dropout_rate, dropout_key)
-    weights = weights.reshape(examples, kv_heads, -1, num_keys)
-    out = jnp.einsum("egls,egsk->eglk", weights, v)
+    weights = weights.reshape(examples, kv_heads, *tall, num_keys)
+    out = jnp.einsum("eg...s,egsk->eg...k", weights, v)
     return out.reshape(examples, num_heads, length, width)
 
 
@@ -170,9 +181,15 @@ class Attention(nnx.Module):
         Returns:
             What it read, and from which keys [E, G, K, S] and values [E, G, S, K].
         """
+        x = constrain(x, BATCH, LENGTH, None)
+        source = constrain(source, BATCH, LENGTH, None)
         q = self._scaled(self._project(x, self.query, packed))
         k = self._project(source, self.key, source_packed)
         v = self._heads(project(source, self.value), source_packed)
+        # Each part of the queries sees all keys.
+        q = constrain(q, BATCH, HEAD, LENGTH, None)
+        k = constrain(k, BATCH, HEAD, None, None)
+        v = constrain(v, BATCH, HEAD, None, None)
         visible = mask.materialize(jnp.arange(q.shape[2]), jnp.arange(k.shape[2]))
         attended = attend(
             q,
@@ -185,9 +202,10 @@ class Attention(nnx.Module):
         )
         by_position = jnp.swapaxes(attended, 1, 2)
         examples = by_position.reshape(*packed.columns.shape, -1)
-        return project(pack(examples, packed), self.out), KeyValues(
-            jnp.swapaxes(k, 2, 3), v
-        )
+        rows = pack(examples, packed)
+        rows = constrain(rows, BATCH, LENGTH, HEADS)
+        out = constrain(project(rows, self.out), BATCH, RESIDUAL_LENGTH, None)
+        return out, KeyValues(jnp.swapaxes(k, 2, 3), v)
 
     def step_self(
         self,

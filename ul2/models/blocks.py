@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from ul2.axes import BATCH, LAYERS, LENGTH
+from ul2.axes import BATCH, LAYERS, RESIDUAL_LENGTH
 from ul2.batch import Packed
 from ul2.models.attention import Attention
 from ul2.models.cache import Cache, KeyValues, LayerCache, LayerKeys, Place, StepBias
@@ -365,10 +365,10 @@ class Stack(nnx.Module):
             layer_parameters, layer_key = layer
             block = nnx.merge(graphdef, layer_parameters)
             x, keys = block(x, side, memory, bias, layer_key)
-            return constrain(x, BATCH, LENGTH, None), keys if keep else None
+            return constrain(x, BATCH, RESIDUAL_LENGTH, None), keys if keep else None
 
         x = dropout(x, self.config.dropout_rate, first_key)
-        x = constrain(x, BATCH, LENGTH, None)
+        x = constrain(x, BATCH, RESIDUAL_LENGTH, None)
         keys = (
             layers_key
             if layers_key is None

@@ -1,20 +1,80 @@
-"""Where activations live on a mesh: a hint to the compiler, or nothing."""
+"""Where activations and gathered kernels live on a mesh: hints, or nothing.
+
+Between sublayers the residual stream is split over all axes of the mesh, rows and
+columns; norms and dropout work on those parts. A sublayer gathers the columns that
+`tensor` splits, multiplies by its part of the kernels, and scatters its sums back:
+
+    x [B/(data fsdp), T/(sequence tensor), D]  -> norm -> [.., T/sequence, D]
+      -> kernel [D, M/tensor] -> [.., T/sequence, M/tensor]
+      -> kernel [M/tensor, D] -> sum over tensor, and scatter -> like x
+
+(Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer
+Models", section 4.2.2.) Rules and mesh come from whoever traces the model, inside
+`ul2.sharding.rules.logical_axes(mesh, rules)`; elsewhere everything here returns what
+it is given.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Final
 
 import jax
+from flax import nnx
 from flax.core import spmd
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
+from ul2.axes import EMBED
 
-def constrain(x: Float[Array, "..."], *names: str | None) -> Float[Array, "..."]:
-    """Asks that the dims of `x` be split as the rules for their names say.
+# Names of dims that a kernel is gathered along before it is used.
+_GATHERED: Final = (EMBED,)
 
-    Rules and mesh come from whoever traces the model, inside
-    `ul2.sharding.rules.logical_axes(mesh, rules)`; elsewhere this returns `x` itself.
+
+def is_split() -> bool:
+    """Whether a program for several devices is being traced, by rules."""
+    mesh = jax.sharding.get_abstract_mesh()
+    rules = spmd.get_logical_axis_rules()
+    return not mesh.empty and mesh.size > 1 and bool(rules)
+
+
+def split_spec(shape: Sequence[int], *names: str | None) -> PartitionSpec:
+    """Returns how dims called `names` are split here, as the rules say.
+
+    A dim that an axis of the mesh does not divide is not split by it.
     """
     rules = dict(spmd.get_logical_axis_rules())
-    if not rules:
+    sizes = jax.sharding.get_abstract_mesh().shape
+    spec: list[tuple[str, ...]] = []
+    for dim, name in zip(shape, names, strict=True):
+        wanted = rules[name] if name else ()
+        wanted = (wanted,) if isinstance(wanted, str) else tuple(wanted or ())
+        while dim % math.prod(sizes[axis] for axis in wanted):
+            wanted = wanted[:-1]
+        spec.append(wanted)
+    return PartitionSpec(*spec)
+
+
+def constrain(x: Float[Array, "..."], *names: str | None) -> Float[Array, "..."]:
+    """Asks that the dims of `x` be split as the rules for their names say."""
+    if not is_split():
         return x
-    spec = PartitionSpec(*(name and rules[name] for name in names))
+    spec = split_spec(x.shape, *names)
     constrained: Array = jax.lax.with_sharding_constraint(x, spec)
     return constrained
+
+
+def gathered(kernel: nnx.Param, value: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Asks that a kernel be whole along its `embed` dim, and split along the other.
+
+    Said here, the compiler need not guess between gathering a kernel and moving
+    activations, and a kernel travels in the dtype of `value`.
+
+    Args:
+        kernel: knows what its dims are called.
+        value: of that kernel, or of one layer of it.
+    """
+    names = kernel.get_metadata().get("out_sharding") or ()
+    if len(names) < value.ndim:
+        return value
+    kept = (None if n in _GATHERED else n for n in names[len(names) - value.ndim :])
+    return constrain(value, *kept)

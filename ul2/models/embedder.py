@@ -1,11 +1,15 @@
 """Token embeddings, and the head that turns hidden states into logits."""
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import PartitionSpec
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from ul2.axes import EMBED, VOCAB
+from ul2.axes import BATCH, EMBED, LENGTH, RESIDUAL_LENGTH, VOCAB
 from ul2.models.config import ModelConfig
+from ul2.models.constraints import is_split, split_spec
 from ul2.models.parameters import DENSE_INIT, EMBEDDING_INIT, make_parameter
 from ul2.models.projection import project_to_float32
 
@@ -27,8 +31,10 @@ class Embedder(nnx.Module):
 
     def embed(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
         """Looks tokens up, in the compute dtype."""
-        rows: Array = self.embedding[...].at[tokens].get(mode="clip")
-        return rows.astype(self.config.compute_dtype)
+        table = self.embedding[...]
+        if is_split():
+            return _look_up_in_parts(table, tokens, self.config.compute_dtype)
+        return _look_up(table, tokens).astype(self.config.compute_dtype)
 
     def scale(self, hidden: Float[Array, "*dims D"]) -> Float[Array, "*dims D"]:
         """Prepares hidden states for a tied head, whose rows are N(0, 1)."""
@@ -45,3 +51,47 @@ class Embedder(nnx.Module):
         if self.logits_kernel is None:
             return project_to_float32(hidden, self.embedding, transposed=True)
         return project_to_float32(hidden, self.logits_kernel)
+
+
+def _look_up(
+    table: Float[Array, "V D"], tokens: Int[Array, "B T"]
+) -> Float[Array, "B T D"]:
+    rows: Array = table.at[tokens].get(mode="clip")
+    return rows
+
+
+def _look_up_in_parts(
+    table: Float[Array, "V D"], tokens: Int[Array, "B T"], dtype: DTypeLike
+) -> Float[Array, "B T D"]:
+    """Looks tokens up in a table whose rows are split; no device holds all of it.
+
+        rows 0-3 here: tokens 1 5 2 -> row 1, 0, row 2     their sum is the answer;
+        rows 4-7 there:             -> 0, row 5, 0         each keeps its columns
+
+    Left to itself, XLA gathers the table, or its gradient, where columns are split by
+    the axes that split the vocabulary.
+    """
+    table_spec = split_spec(table.shape, VOCAB, None)
+    tokens_spec = split_spec(tokens.shape, BATCH, LENGTH)
+    out_spec = split_spec((*tokens.shape, 1), BATCH, RESIDUAL_LENGTH, None)
+    owners = table_spec[0]
+    # Columns that stay together are summed, not scattered.
+    scatters = out_spec[1] == (*tokens_spec[1], *owners)
+
+    def look_up(part: Array, tokens: Array) -> Array:
+        if not owners:
+            return _look_up(part, tokens).astype(dtype)
+        places = tokens - jax.lax.axis_index(owners) * part.shape[0]
+        is_here = (places >= 0) & (places < part.shape[0])
+        rows = jnp.where(is_here[..., None], _look_up(part, places), 0.0)
+        # One part has the row and the others zeros: the sum is exact in any dtype.
+        rows = rows.astype(dtype)
+        if scatters:
+            return jax.lax.psum_scatter(rows, owners, scatter_dimension=1, tiled=True)
+        return jax.lax.psum(rows, owners)
+
+    return jax.shard_map(
+        look_up,
+        in_specs=(table_spec, tokens_spec),
+        out_specs=out_spec if scatters else PartitionSpec(*tokens_spec, ()),
+    )(table, tokens)

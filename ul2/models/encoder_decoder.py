@@ -5,6 +5,7 @@ from typing import Final
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
+from ul2.axes import BATCH, LENGTH
 from ul2.batch import Batch, Packed
 from ul2.models.blocks import (
     CrossAttentionBlock,
@@ -15,6 +16,7 @@ from ul2.models.blocks import (
 )
 from ul2.models.cache import LayerKeys
 from ul2.models.config import ModelConfig
+from ul2.models.constraints import constrain
 from ul2.models.dropout import split_key
 from ul2.models.embedder import Embedder
 from ul2.models.language_model import LanguageModel
@@ -93,4 +95,6 @@ class EncoderDecoder(LanguageModel):
 def _memory(batch: Batch, encoded: Float[Array, "B T2 D"]) -> Memory:
     """Returns the encoder's output as the decoder reads it."""
     assert batch.encoder is not None
+    # Gathered once for all layers of the decoder.
+    encoded = constrain(encoded, BATCH, LENGTH, None)
     return Memory(encoded, batch.encoder, Keys(batch.encoder.columns >= 0))

@@ -6,8 +6,9 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from ul2.axes import EMBED, MLP
+from ul2.axes import BATCH, EMBED, LENGTH, MLP, RESIDUAL_LENGTH
 from ul2.models.config import ModelConfig
+from ul2.models.constraints import constrain
 from ul2.models.dropout import DropoutKey, dropout
 from ul2.models.parameters import DENSE_INIT, make_parameter
 from ul2.models.projection import project
@@ -37,8 +38,10 @@ class FeedForward(nnx.Module):
         self, x: Float[Array, "B T D"], dropout_key: DropoutKey
     ) -> Float[Array, "B T D"]:
         """Transforms each position by itself."""
+        x = constrain(x, BATCH, LENGTH, None)
         hidden = _ACTIVATIONS[self.config.activation](project(x, self.wi_0))
         if self.wi_1 is not None:
             hidden = hidden * project(x, self.wi_1)
+        hidden = constrain(hidden, BATCH, LENGTH, MLP)
         hidden = dropout(hidden, self.config.dropout_rate, dropout_key)
-        return project(hidden, self.wo)
+        return constrain(project(hidden, self.wo), BATCH, RESIDUAL_LENGTH, None)

@@ -14,7 +14,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from ul2.axes import BATCH, HEADS
 from ul2.batch import Packed
+from ul2.models.constraints import constrain
 
 
 def is_plain(packed: Packed) -> bool:
@@ -27,14 +29,15 @@ def unpack(x: Float[Array, "B T W"], packed: Packed) -> Float[Array, "B N L W"]:
     """Cuts the examples out of their rows; zeros past the end of each."""
     if is_plain(packed):
         return x[:, None]
-    return _unpack(x, packed)
+    # An example may lie anywhere in its row: whoever cuts it out holds all columns.
+    return _unpack(constrain(x, BATCH, None, HEADS), packed)
 
 
 def pack(x: Float[Array, "B N L W"], packed: Packed) -> Float[Array, "B T W"]:
     """Lays the examples back into their rows; zeros on padding."""
     if is_plain(packed):
         return x[:, 0]
-    return _pack(x, packed)
+    return _pack(constrain(x, BATCH, None, None, HEADS), packed)
 
 
 @jax.custom_vjp

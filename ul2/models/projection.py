@@ -7,6 +7,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from ul2.models.constraints import gathered, is_split
+
 
 def project(
     x: Float[Array, "*dims I"], kernel: nnx.Param, *, transposed: bool = False
@@ -30,8 +32,11 @@ def project_to_float32(
 def _multiply(
     x: Array, kernel: nnx.Param, transposed: bool, result: DTypeLike | None
 ) -> Array:
-    matrix = kernel[...].astype(x.dtype)
+    matrix = gathered(kernel, kernel[...].astype(x.dtype))
     matrix = matrix.T if transposed else matrix
+    if is_split():
+        # Rows and columns are split by different axes: they stay two dims.
+        return jnp.matmul(x, matrix, preferred_element_type=result)
     flat = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
     out = jnp.matmul(flat, matrix, preferred_element_type=result)
     return out.reshape(*x.shape[:-1], matrix.shape[-1])

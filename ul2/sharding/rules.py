@@ -21,13 +21,13 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ul2 import axes
-from ul2.sharding.mesh import DATA, FSDP, TENSOR
+from ul2.sharding.mesh import DATA, FSDP, SEQUENCE, TENSOR
 
 Rules = Mapping[str, str | tuple[str, ...] | None]
 
 DEFAULT_RULES: Final[Rules] = {
     axes.LAYERS: None,  # the scan walks along it
-    axes.EMBED: FSDP,
+    axes.EMBED: (FSDP, SEQUENCE),
     axes.HEADS: TENSOR,
     axes.KV_HEADS: TENSOR,
     axes.MLP: TENSOR,
@@ -35,7 +35,10 @@ DEFAULT_RULES: Final[Rules] = {
     axes.BIAS_HEADS: None,  # a few hundred numbers: not worth the traffic
     axes.BUCKETS: None,
     axes.BATCH: (DATA, FSDP),
-    axes.LENGTH: None,
+    axes.LENGTH: SEQUENCE,
+    # Norms and residuals: what `tensor` would only repeat, each device does a part of.
+    axes.RESIDUAL_LENGTH: (SEQUENCE, TENSOR),
+    axes.HEAD: TENSOR,
 }
 
 

@@ -18,6 +18,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from ul2.axes import BATCH, LENGTH, VOCAB
+from ul2.models.constraints import constrain
+
 
 class LossSums(NamedTuple):
     """Sums over target tokens; the first three per denoiser."""
@@ -67,7 +70,7 @@ def cross_entropy(
     @jax.checkpoint
     def add_chunk(sums: LossSums, chunk: tuple[Array, ...]) -> tuple[LossSums, Array]:
         hidden, targets, weights, denoiser_ids = chunk
-        logits = unembed(hidden)
+        logits = constrain(unembed(hidden), BATCH, LENGTH, VOCAB)
         loss, z_loss = token_losses(logits, targets, z_loss_weight)
         correct = jnp.argmax(logits, axis=-1) == targets
         ids_1 = jnp.arange(num_denoisers).reshape(1, 1, -1)
@@ -82,6 +85,7 @@ def cross_entropy(
         )
         return jax.tree.map(jnp.add, sums, new), correct
 
+    hidden = constrain(hidden, BATCH, None, None)
     chunk_length = min(chunk_length, targets.shape[1])
     chunks = tuple(
         _in_chunks(array, chunk_length)
