@@ -33,7 +33,6 @@ from ul2.evaluation.decoded_metrics import (
 from ul2.gin_config import Bindings, ConfigError
 from ul2.inference.modes import misfit
 from ul2.recipe import Recipe
-from ul2.sharding.mesh import make_mesh
 from ul2.starting import Start, check_start, open_start, seek_start
 from ul2.tasks import registry
 from ul2.tasks.example_tokenization import registered_tasks
@@ -128,7 +127,8 @@ def opened_to_look_at(
     """
     recipe = read(gin_files, bindings, NOT_NEEDED_WITHOUT_TRAINING)
     start = open_start(recipe)
-    recipe, mesh = recipe.with_model(start.model), make_mesh(recipe.mesh)
+    recipe = recipe.with_model(start.model)
+    mesh = recipe.make_mesh()
     with tempfile.TemporaryDirectory(prefix=_SCRATCH) as folder:
         data = open_data(recipe, mesh, start, folder)
         yield next(iter(data.candidates().values()), data)
@@ -160,7 +160,7 @@ def check(gin_files: Sequence[str], bindings: Bindings) -> dict[str, Any]:
         return report
     with _collect(errors), tempfile.TemporaryDirectory(prefix=_SCRATCH) as folder:
         recipe = recipe.with_model(start.model if start else None)
-        mesh = make_mesh(recipe.mesh)
+        mesh = recipe.make_mesh()
         data = open_data(recipe, mesh, start or Start(), folder)
         _check_data(recipe, data, start, report)
     return report
@@ -279,9 +279,9 @@ def train(recipe: Recipe, *, show_progress: bool = True) -> loop.TrainSummary:
     Raises:
         ValueError: something in the recipe is wrong; nothing was written.
     """
-    mesh = make_mesh(recipe.mesh)
     start = open_start(recipe)
     recipe = recipe.with_model(start.model)
+    mesh = recipe.make_mesh()
     check_choice(recipe, {})
     data = open_data(recipe, mesh, start)
     check_choice(recipe, data.candidates())

@@ -4,10 +4,11 @@ Nothing here knows where the values came from; `ul2.launch` reads them from gin 
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+import jax
 import optax
 from flax import nnx
 from jax.sharding import Mesh
@@ -19,6 +20,7 @@ from ul2.data.token_store import TokenStore
 from ul2.denoising.mixture import Mixture
 from ul2.models import architectures
 from ul2.models.config import ModelConfig
+from ul2.sharding.mesh import Workload, make_mesh
 from ul2.sharding.placement import host_shard, num_batch_shards
 from ul2.tasks.example_tokenization import open_tasks, registered_tasks
 from ul2.tasks.tokenizer import Tokenizer
@@ -27,6 +29,8 @@ from ul2.training.optimizers import Optimizer
 from ul2.vocab import Vocab
 
 INITIAL_OPTIMIZERS: Final = ("reset", "keep")
+# Of the vocabulary, where it makes no difference.
+_ANY_SIZE: Final = 128
 
 
 class ModelClass(Protocol):
@@ -169,6 +173,22 @@ class Recipe:
         if self.dropout_rate is None:
             return config
         return dataclasses.replace(config, dropout_rate=self.dropout_rate)
+
+    def make_mesh(self, devices: Sequence[jax.Device] | None = None) -> Mesh:
+        """Returns the mesh of the run; `auto` looks at its batch and heads.
+
+        Args:
+            devices: to use; all there are by default.
+
+        Raises:
+            ValueError: MESH does not fit the devices.
+        """
+        workload = None
+        if self.model_config is not None:
+            heads = self.model_config(vocab_size=_ANY_SIZE).num_heads
+            parts = self.batch_size // self.settings.microbatches
+            workload = Workload(parts, heads)
+        return make_mesh(self.mesh, devices, workload=workload)
 
     def layout(self, mesh: Mesh) -> Layout:
         """Returns how batches are laid out on a mesh."""

@@ -24,6 +24,11 @@ def test_every_logical_axis_has_a_rule():
         ((8, 16), ("batch", "length"), P(("data", "fsdp"))),
         ((63, 128), ("embed", "mlp"), P(None, "tensor")),  # 63 is odd
         ((64, 64), ("embed", "embed"), P("fsdp")),  # an axis splits one dim
+        (
+            (8, 16, 64),
+            ("batch", "residual_length", None),
+            P(("data", "fsdp"), "tensor"),
+        ),
         ((12, 32), ("bias_heads", "buckets"), P()),
         ((4, 64), (None, "embed"), P(None, "fsdp")),
         ((4,), (), P()),

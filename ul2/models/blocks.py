@@ -14,7 +14,11 @@ from ul2.batch import Packed
 from ul2.models.attention import Attention
 from ul2.models.cache import Cache, KeyValues, LayerCache, LayerKeys, Place, StepBias
 from ul2.models.config import ModelConfig
-from ul2.models.constraints import constrain
+from ul2.models.constraints import (
+    constrain,
+    is_split,
+    keep_what_is_computed,
+)
 from ul2.models.dropout import DropoutKey, dropout, split_key
 from ul2.models.feed_forward import FeedForward
 from ul2.models.masks import Mask
@@ -22,6 +26,7 @@ from ul2.models.norms import RMSNorm
 from ul2.models.positions import RelativeBias
 
 _POLICIES: Final = {
+    "none": keep_what_is_computed,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
@@ -379,7 +384,7 @@ class Stack(nnx.Module):
         return x, kept
 
     def _remat(self, run_layer: Callable[..., Any]) -> Callable[..., Any]:
-        if self.config.remat == "none":
+        if self.config.remat == "none" and not is_split():
             return run_layer
         # Inside a scan XLA cannot merge the recomputation with the original.
         return jax.checkpoint(

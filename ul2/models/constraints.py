@@ -16,7 +16,7 @@ it is given.
 
 import math
 from collections.abc import Sequence
-from typing import Final
+from typing import Any
 
 import jax
 from flax import nnx
@@ -26,9 +26,6 @@ from jaxtyping import Array, Float
 
 from ul2.axes import EMBED
 
-# Names of dims that a kernel is gathered along before it is used.
-_GATHERED: Final = (EMBED,)
-
 
 def is_split() -> bool:
     """Whether a program for several devices is being traced, by rules."""
@@ -37,30 +34,38 @@ def is_split() -> bool:
     return not mesh.empty and mesh.size > 1 and bool(rules)
 
 
-def split_spec(shape: Sequence[int], *names: str | None) -> PartitionSpec:
-    """Returns how dims called `names` are split here, as the rules say.
+def split_axes(shape: Sequence[int], *names: str | None) -> tuple[tuple[str, ...], ...]:
+    """Returns the axes of the mesh that split dims called `names`, as the rules say.
 
-    A dim that an axis of the mesh does not divide is not split by it.
+    A dim that an axis does not divide is not split by it.
     """
     rules = dict(spmd.get_logical_axis_rules())
     sizes = jax.sharding.get_abstract_mesh().shape
-    spec: list[tuple[str, ...]] = []
+    found: list[tuple[str, ...]] = []
     for dim, name in zip(shape, names, strict=True):
         wanted = rules[name] if name else ()
         wanted = (wanted,) if isinstance(wanted, str) else tuple(wanted or ())
         while dim % math.prod(sizes[axis] for axis in wanted):
             wanted = wanted[:-1]
-        spec.append(wanted)
-    return PartitionSpec(*spec)
+        found.append(wanted)
+    return tuple(found)
 
 
 def constrain(x: Float[Array, "..."], *names: str | None) -> Float[Array, "..."]:
     """Asks that the dims of `x` be split as the rules for their names say."""
     if not is_split():
         return x
-    spec = split_spec(x.shape, *names)
+    spec = PartitionSpec(*split_axes(x.shape, *names))
     constrained: Array = jax.lax.with_sharding_constraint(x, spec)
     return constrained
+
+
+def keep_what_is_computed(primitive: Any, *_: Any, **__: Any) -> bool:
+    """A policy of `jax.checkpoint`: the backward pass gathers anew what was gathered.
+
+    Otherwise a scan would stack the gathered kernels of all layers on every device.
+    """
+    return bool(primitive.name != "sharding_constraint")
 
 
 def gathered(kernel: nnx.Param, value: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -76,5 +81,5 @@ def gathered(kernel: nnx.Param, value: Float[Array, "..."]) -> Float[Array, "...
     names = kernel.get_metadata().get("out_sharding") or ()
     if len(names) < value.ndim:
         return value
-    kept = (None if n in _GATHERED else n for n in names[len(names) - value.ndim :])
+    kept = (None if n == EMBED else n for n in names[len(names) - value.ndim :])
     return constrain(value, *kept)

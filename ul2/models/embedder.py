@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from ul2.axes import BATCH, EMBED, LENGTH, RESIDUAL_LENGTH, VOCAB
 from ul2.models.config import ModelConfig
-from ul2.models.constraints import is_split, split_spec
+from ul2.models.constraints import is_split, split_axes
 from ul2.models.parameters import DENSE_INIT, EMBEDDING_INIT, make_parameter
 from ul2.models.projection import project_to_float32
 
@@ -71,12 +71,11 @@ def _look_up_in_parts(
     Left to itself, XLA gathers the table, or its gradient, where columns are split by
     the axes that split the vocabulary.
     """
-    table_spec = split_spec(table.shape, VOCAB, None)
-    tokens_spec = split_spec(tokens.shape, BATCH, LENGTH)
-    out_spec = split_spec((*tokens.shape, 1), BATCH, RESIDUAL_LENGTH, None)
-    owners = table_spec[0]
-    # Columns that stay together are summed, not scattered.
-    scatters = out_spec[1] == (*tokens_spec[1], *owners)
+    batch, columns = split_axes(tokens.shape, BATCH, LENGTH)
+    owners, _ = split_axes(table.shape, VOCAB, None)
+    _, residual = split_axes(tokens.shape, BATCH, RESIDUAL_LENGTH)
+    # Where columns are not split by all of them, each part gets the whole sum.
+    scatters = bool(owners) and residual == (*columns, *owners)
 
     def look_up(part: Array, tokens: Array) -> Array:
         if not owners:
@@ -86,12 +85,15 @@ def _look_up_in_parts(
         rows = jnp.where(is_here[..., None], _look_up(part, places), 0.0)
         # One part has the row and the others zeros: the sum is exact in any dtype.
         rows = rows.astype(dtype)
-        if scatters:
-            return jax.lax.psum_scatter(rows, owners, scatter_dimension=1, tiled=True)
-        return jax.lax.psum(rows, owners)
+        if not scatters:
+            return jnp.asarray(jax.lax.psum(rows, owners))
+        return jnp.asarray(
+            jax.lax.psum_scatter(rows, owners, scatter_dimension=1, tiled=True)
+        )
 
-    return jax.shard_map(
+    out: Array = jax.shard_map(
         look_up,
-        in_specs=(table_spec, tokens_spec),
-        out_specs=out_spec if scatters else PartitionSpec(*tokens_spec, ()),
+        in_specs=(PartitionSpec(owners), PartitionSpec(batch, columns)),
+        out_specs=PartitionSpec(batch, residual if scatters else columns),
     )(table, tokens)
+    return out

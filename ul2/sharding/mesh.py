@@ -89,7 +89,7 @@ def make_mesh(
     devices = jax.devices() if devices is None else devices
     slices = slices_of(devices)
     sizes = mesh_sizes(spec, len(devices), len(slices), workload)
-    return Mesh(_arrange(sizes, slices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return Mesh(arrange(sizes, slices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def slices_of(devices: Sequence[jax.Device]) -> list[list[jax.Device]]:
@@ -100,7 +100,7 @@ def slices_of(devices: Sequence[jax.Device]) -> list[list[jax.Device]]:
     return [found[index] for index in sorted(found)]
 
 
-def _arrange(sizes: MeshSizes, slices: Sequence[Sequence[jax.Device]]) -> np.ndarray:
+def arrange(sizes: MeshSizes, slices: Sequence[Sequence[jax.Device]]) -> np.ndarray:
     """Returns the devices as an array of `sizes.total`."""
     if len(slices) == 1:
         # Fast links everywhere: `across` is a matter of names (on fake devices, say).
