@@ -23,6 +23,11 @@ RUNS = sorted(
     if p.stem not in WIRING | FINETUNING
 )
 MESHES = sorted(p.stem for p in (CONFIGS / "meshes").glob("*.gin"))
+RECIPES = sorted(
+    p.stem
+    for p in (CONFIGS / "recipes").glob("*.gin")
+    if not p.stem.endswith("_flan")  # a recipe of tasks
+)
 # These would change what a size file says.
 SIZES = ("EMBED_DIM", "NUM_HEADS", "HEAD_DIM", "MLP_DIM", "NUM_DECODER_LAYERS")
 
@@ -77,6 +82,16 @@ def test_mesh_file_sets_the_mesh_alone(store, mesh):
     read = launch.read([*files, f"configs/meshes/{mesh}.gin"], bindings)
     text = (CONFIGS / "meshes" / f"{mesh}.gin").read_text()
     assert f"MESH = {read.mesh!r}" in text
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipe_is_whole_but_for_paths(store, recipe):
+    given = {"MODEL_DIR": "unused", "DATA": str(store), "MESH": "auto"}
+    files = [f"configs/recipes/{recipe}.gin"]
+    # Its own lengths want more text than the toy has.
+    given |= {"INPUTS_LENGTH": "64", "TARGETS_LENGTH": "64", "BATCH_SIZE": "112"}
+    report = launch.check(files, [*given.items(), ("INITIAL_CHECKPOINT", "None")])
+    assert report["errors"] == []
 
 
 def test_quickstart_names_files_that_are_there():
