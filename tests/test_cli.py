@@ -319,7 +319,7 @@ def test_sentinels_are_sized_by_the_objective(tmp_path, capfd):
 def test_stopped_run_is_not_done(store, monkeypatch, capfd):
     stopped = loop.TrainSummary(1, {}, {}, preempted=True)
     monkeypatch.setattr(launch, "train", lambda recipe: stopped)
-    assert cli.main(["train", *flags(store, MODEL_DIR="unused")]) == 1
+    assert cli.main(["train", *flags(store, MODEL_DIR="unused")]) == 75
     assert "the same command goes on from here" in capfd.readouterr().err
 
 

@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 from typing import Final
 
+import jax
+
 from ul2.training.checkpoints import CHECKPOINTS, checkpoints_dir, is_step_dir
 
 CONFIG: Final = "config.gin"
@@ -23,6 +25,7 @@ _MAY_CHANGE: Final = frozenset(
         "EVAL_BATCHES",
         "SAVE_EVERY_STEPS",
         "KEEP_CHECKPOINTS",
+        "STALL_SECONDS",
         "BEST_METRIC",
         "EVAL_DECODE",
         "EVAL_DECODE_LIMIT",
@@ -44,6 +47,7 @@ _UNSAID: Final = {
     "recipe.Recipe.eval_limit": "None",
     "recipe.Recipe.mode_trial_steps": "100",
     "loop.TrainSettings.best_metric": "None",
+    "loop.TrainSettings.stall_seconds": "1800",
     "optimizers.adafactor.factor_stacked": "'by_size'",
     "optimizers.adafactor.epsilon1": "1e-30",
 }
@@ -114,11 +118,13 @@ def check_writable(model_dir: str | Path) -> None:
 
 
 def keep(model_dir: str | Path, name: str, content: bytes) -> None:
-    """Writes a file of the run, whole or not at all.
+    """Writes a file of the run, whole or not at all; the first process alone does.
 
     Raises:
         ValueError: the directory cannot be written to.
     """
+    if jax.process_index() != 0:
+        return
     model_dir = Path(model_dir)
     try:
         model_dir.mkdir(parents=True, exist_ok=True)
