@@ -171,8 +171,8 @@ def _amounts(text: str) -> tuple[float | None, float | None]:
     """Returns the GiB needed and the GiB there are, as far as a message says."""
     for pattern in _AMOUNTS:
         if match := pattern.search(text):
-            sizes = [_gib(*match.groups()[i : i + 2]) for i in (0, 2) if match[i + 1]]
-            return sizes[0], sizes[1] if len(sizes) > 1 else None
+            number, unit, *rest = match.groups()
+            return _gib(number, unit), _gib(rest[0], rest[1]) if rest else None
     return None, None
 
 
@@ -190,7 +190,7 @@ def _sentence(needed: float | None, there: float | None) -> str:
 
 def _shown(gib: float) -> str:
     """1.957 -> 1.96 GiB; 0.00586 -> 6.00 MiB."""
-    return f"{gib:.2f} GiB" if gib >= 0.1 else f"{gib * 1024:.2f} MiB"
+    return f"{gib:.2f} GiB" if gib >= 1 else f"{gib * 1024:.2f} MiB"
 
 
 def _cause(made_by: str) -> str:

@@ -160,11 +160,11 @@ class Metrics:
         if not np.isfinite(sums.grad_norm):
             parts.append(f"the norm of the gradients ({sums.grad_norm:g})")
         saved = self._saved_step()
-        last = "there is none before it" if saved is None else f"the last is {saved}"
+        last = "there is none yet" if saved is None else f"the last is {saved}"
         return (
-            f"step {self._step}: {' and '.join(parts)} not finite; no checkpoint was made "
-            f"of it, {last}. Lower LEARNING_RATE, raise WARMUP_STEPS or Z_LOSS, set "
-            "MAX_GRAD_NORM where the optimizer has it, or try DTYPE=float32; "
+            f"step {self._step}: {' and '.join(parts)} not finite; no checkpoint was "
+            f"made of it, {last}. Lower LEARNING_RATE, raise WARMUP_STEPS or Z_LOSS, "
+            "set MAX_GRAD_NORM where the optimizer has it, or try DTYPE=float32; "
             f"`ul2 inspect --step {self._step - 1}` shows what it was computed from."
         )
 
