@@ -16,8 +16,8 @@ UNAVAILABLE: The following tasks are unhealthy (stopped sending heartbeats):
 1
 The tasks have crashed. Check the task logs for an earlier error. ['']
 F1121 17:08:15.3 1 client.h:80] Terminating process because the JAX distributed \
-service detected fatal errors. UNAVAILABLE: The following tasks are unhealthy (stopped sending \
-heartbeats):
+service detected fatal errors. UNAVAILABLE: The following tasks are unhealthy \
+(stopped sending heartbeats):
 1
 The tasks have crashed.
 
@@ -27,8 +27,8 @@ RPC: /xla.coordination.CoordinationService/PollForError ['']
 """
 LEADER = """\
 F1121 17:08:21.4 2 client.h:80] Terminating process because the JAX distributed \
-service detected fatal errors. absl::Status: UNAVAILABLE: Failed to send RPC to coordination \
-service. Either the leader task was preempted
+service detected fatal errors. absl::Status: UNAVAILABLE: Failed to send RPC to \
+coordination service. Either the leader task was preempted
 Additional GRPC error information from remote target coordination_service while
 :UNKNOWN:Error received from peer  {grpc_status:14, grpc_message:"Socket closed"}
 *** Check failure stack trace: ***
