@@ -34,21 +34,21 @@ def recipe(store, model_dir, **macros):
     return ["train", *flags(store, model="dec_only_tiny", **macros)]
 
 
-def start(count, arguments, *, devices=1):
-    """Starts the processes of a job, each with some devices."""
+def start(count, *arguments):
+    """Starts the processes of a job, all with the same flags or each with its own."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         port = server.getsockname()[1]
     job = {
         **os.environ,
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": "",
         "UL2_COORDINATOR": f"127.0.0.1:{port}",
         "UL2_NUM_PROCESSES": str(count),
         "UL2_HEARTBEAT_SECONDS": str(HEARTBEAT_SECONDS),
     }
     return [
         subprocess.Popen(
-            [sys.executable, "-c", COMMAND, *arguments],
+            [sys.executable, "-c", COMMAND, *arguments[index % len(arguments)]],
             cwd=ROOT,
             env={**job, "UL2_PROCESS_ID": str(index)},
             stdout=subprocess.PIPE,
@@ -66,8 +66,8 @@ def finish(processes, timeout=120):
     return codes, [out for out, _ in said], [errors for _, errors in said]
 
 
-def train(count, arguments, **options):
-    codes, outputs, errors = finish(start(count, arguments, **options))
+def train(count, arguments):
+    codes, outputs, errors = finish(start(count, arguments))
     assert codes == [0] * count, "\n".join(errors)
     return outputs, errors
 
@@ -157,12 +157,31 @@ def test_death_of_a_process_ends_the_other_and_the_job_goes_on(store, tmp_path, 
 
 
 @pytest.mark.slow
-def test_wrong_flag_ends_all_processes_with_the_same_line(store, tmp_path):
-    processes = start(2, recipe(store, tmp_path / "run", MESH="data=3"))
-    codes, _, errors = finish(processes)
+@pytest.mark.parametrize(
+    ("macros", "message"),
+    [
+        ({"MESH": "data=3"}, "error: mesh 'data=3' holds"),
+        ({"MESH": "fsdp=2", "DATA": "nowhere"}, "error: "),
+    ],
+)
+def test_wrong_flag_ends_all_processes_with_the_same_line(
+    store, tmp_path, macros, message
+):
+    job = start(2, recipe(store, tmp_path / "run", **macros))
+    codes, _, errors = finish(job)
+    assert codes == [2, 2], errors
+    last = [text.strip().splitlines()[-1].partition(": ")[2] for text in errors]
+    assert last[0] == last[1] and last[0].startswith(message)
+
+
+@pytest.mark.slow
+def test_directory_that_hosts_do_not_share_is_refused(store, tmp_path):
+    folders = [recipe(store, tmp_path / name, MESH="fsdp=2") for name in "ab"]
+    codes, _, errors = finish(start(2, *folders))
     assert codes == [2, 2], errors
     for text in errors:
-        assert "error: mesh 'data=3' holds" in text.strip().splitlines()[-1]
+        assert "process 1 of 2 does not see what process 0 wrote to" in text
+        assert "choose a MODEL_DIR on storage that all hosts share" in text
 
 
 def test_half_an_environment_is_refused_before_anything_starts(

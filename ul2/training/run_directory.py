@@ -2,15 +2,19 @@
 
 import os
 import re
+import time
 from pathlib import Path
 from typing import Final
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from ul2.training.checkpoints import CHECKPOINTS, checkpoints_dir, is_step_dir
 
 CONFIG: Final = "config.gin"
 TOKENIZER: Final = "tokenizer.model"
+_LOOKS, _LOOK_AGAIN_SECONDS = 10, 0.5
 # What may change while a run goes on. Everything else is what the run is.
 _MAY_CHANGE: Final = frozenset(
     {
@@ -135,6 +139,32 @@ def keep(model_dir: str | Path, name: str, content: bytes) -> None:
         raise ValueError(
             f"cannot write to {model_dir}: {error.strerror}; choose another MODEL_DIR."
         ) from None
+
+
+def check_shared(model_dir: str | Path) -> None:
+    """Refuses a directory that is not one and the same for all processes.
+
+    Call it on all of them, once the first has written into it.
+
+    Raises:
+        ValueError: some do not see what the first wrote; raised by all.
+    """
+    if jax.process_count() == 1:
+        return
+    # A network's file system may show a new file late.
+    multihost_utils.sync_global_devices("ul2 the run directory is there")
+    for _ in range(_LOOKS):
+        if seen := (Path(model_dir) / CONFIG).is_file():
+            break
+        time.sleep(_LOOK_AGAIN_SECONDS)
+    all_seen = np.asarray(multihost_utils.process_allgather(np.asarray(seen)))
+    blind = np.flatnonzero(~all_seen)
+    if blind.size:
+        raise ValueError(
+            f"process {', '.join(map(str, blind))} of {len(all_seen)} does not see "
+            f"what process 0 wrote to {model_dir}; choose a MODEL_DIR on storage that "
+            "all hosts share."
+        )
 
 
 def _may_change(name: str, statements: dict[str, str]) -> bool:
