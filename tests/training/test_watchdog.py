@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import time
 
 import pytest
@@ -109,3 +111,19 @@ def test_data_that_do_not_come_are_named(tmp_path, one_device, monkeypatch):
 def test_negative_stall_seconds_are_refused():
     with pytest.raises(ValueError, match="set STALL_SECONDS"):
         make_settings(stall_seconds=-1)
+
+
+def test_process_that_stands_still_really_ends(tmp_path):
+    script = tmp_path / "still.py"
+    script.write_text(
+        "import time\n"
+        "from ul2.training.watchdog import DATA, Watchdog\n"
+        "with Watchdog(0.2) as dog, dog.phase(DATA):\n"
+        "    time.sleep(60)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 75
+    assert "process 0 of 1 on" in done.stderr and "still.py" in done.stderr
+    assert "start the job again" in done.stderr.splitlines()[-1]
