@@ -34,7 +34,7 @@ def recipe(store, model_dir, **macros):
     return ["train", *flags(store, model="dec_only_tiny", **macros)]
 
 
-def start(count, *arguments):
+def start(count, *arguments, code=COMMAND):
     """Starts the processes of a job, all with the same flags or each with its own."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
@@ -48,7 +48,7 @@ def start(count, *arguments):
     }
     return [
         subprocess.Popen(
-            [sys.executable, "-c", COMMAND, *arguments[index % len(arguments)]],
+            [sys.executable, "-c", code, *arguments[index % len(arguments)]],
             cwd=ROOT,
             env={**job, "UL2_PROCESS_ID": str(index)},
             stdout=subprocess.PIPE,
@@ -182,6 +182,21 @@ def test_directory_that_hosts_do_not_share_is_refused(store, tmp_path):
     for text in errors:
         assert "process 1 of 2 does not see what process 0 wrote to" in text
         assert "choose a MODEL_DIR on storage that all hosts share" in text
+
+
+@pytest.mark.slow
+def test_signal_before_the_loop_listens_is_not_lost():
+    code = (
+        "import time; from ul2.sharding import processes; processes.join()\n"
+        "print('joined', flush=True); time.sleep(60)"
+    )
+    job = start(2, [], code=code)
+    for process in job:
+        while process.stdout.readline() != "joined\n":
+            assert process.poll() is None
+    for process in job:
+        process.terminate()
+    assert finish(job)[0] == [-signal.SIGTERM] * 2
 
 
 def test_half_an_environment_is_refused_before_anything_starts(

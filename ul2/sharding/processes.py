@@ -148,6 +148,8 @@ def join(environment: Environment = os.environ) -> Joined | None:
     patience = _read_seconds(environment, _PATIENCE, 300)
     # Only read where the devices are CPUs.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    # It would swallow a SIGTERM that comes before the loop listens for one.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
             cluster.coordinator,
