@@ -319,7 +319,7 @@ def test_sentinels_are_sized_by_the_objective(tmp_path, capfd):
 def test_stopped_run_is_not_done(store, monkeypatch, capfd):
     stopped = loop.TrainSummary(1, {}, {}, preempted=True)
     monkeypatch.setattr(launch, "train", lambda recipe: stopped)
-    assert cli.main(["train", *flags(store, MODEL_DIR="unused")]) == 1
+    assert cli.main(["train", *flags(store, MODEL_DIR="unused")]) == 75
     assert "the same command goes on from here" in capfd.readouterr().err
 
 
@@ -475,7 +475,18 @@ def test_loss_that_is_not_finite_is_one_line(store, tmp_path, capfd):
     assert cli.main(["train", *recipe]) == 1
     last = capfd.readouterr().err.strip().splitlines()[-1]
     assert last.startswith("error: step ")
-    assert "LEARNING_RATE" in last
+    assert "LEARNING_RATE" in last and "there is none yet" in last
+
+
+def test_memory_that_does_not_suffice_is_a_report_with_knobs(store, monkeypatch, capfd):
+    def train(recipe):
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 2147483648 b")
+
+    monkeypatch.setattr(launch, "train", train)
+    assert cli.main(["train", *flags(store, MODEL_DIR="unused")]) == 1
+    report = capfd.readouterr().err
+    assert "error: out of device memory: 2.00 GiB asked for at once." in report
+    assert "MICROBATCHES" in report and "Traceback" not in report
 
 
 def test_infer_refuses_what_it_cannot_read(run, tmp_path, refuse):

@@ -110,9 +110,11 @@ def open_data(
     if jax.process_count() == 1:
         return recipe.open_data(mesh, start.tokenizer, scratch=scratch)
     data = None
-    if jax.process_index() == 0:
-        data = recipe.open_data(mesh, start.tokenizer, scratch=scratch)
-    multihost_utils.sync_global_devices("ul2 the data are there")
+    try:
+        if jax.process_index() == 0:
+            data = recipe.open_data(mesh, start.tokenizer, scratch=scratch)
+    finally:  # What is wrong for the first is said by all, instead of waited for.
+        multihost_utils.sync_global_devices("ul2 the data are there")
     return data or recipe.open_data(mesh, start.tokenizer, scratch=scratch)
 
 
@@ -371,6 +373,7 @@ class _Parts:
         config = self.config_text.encode()
         run_directory.keep(model_dir, run_directory.CONFIG, config)
         run_directory.keep(model_dir, run_directory.TOKENIZER, self.data.tokenizer)
+        run_directory.check_shared(model_dir)
         for line in [*self.data.warnings(), *_mode_warnings(self.data, self.start)]:
             logging.warning("%s.", line)
 

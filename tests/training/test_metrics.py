@@ -162,6 +162,23 @@ def test_numbers_that_are_not_finite_stop_the_run(lines, bad):
         metrics.flush()
 
 
+def test_report_of_what_is_not_finite_says_where_and_what_is_safe(lines):
+    metrics = make_metrics(lines, saved_step=lambda: 4)
+    metrics.record(7, make_sums(loss=[1.0, np.nan, np.inf]))
+    with pytest.raises(FloatingPointError) as error:
+        metrics.flush()
+    text = str(error.value)
+    assert "step 7: the loss of S (nan), X (inf) not finite" in text
+    assert "no checkpoint was made of it, the last is 4" in text
+    assert "ul2 inspect --step 6" in text
+    metrics = make_metrics(lines)
+    metrics.record(7, make_sums(grad_norm=np.inf))
+    with pytest.raises(FloatingPointError) as error:
+        metrics.flush()
+    assert "the norm of the gradients (inf) not finite" in str(error.value)
+    assert "there is none yet" in str(error.value)
+
+
 def test_json_lines_drop_what_will_be_made_again(tmp_path):
     path = tmp_path / "metrics.jsonl"
     writer = JsonLines(path, 0)

@@ -1,7 +1,9 @@
 """`ul2 COMMAND`: flags to calls of `launch`, and errors to exit codes.
 
 Nothing heavy is imported before the flags are parsed, so `--help` answers at once.
-Exit codes: 0 done, 2 the input is wrong (one line says how), 1 anything else.
+Exit codes: 0 done, 2 the input is wrong (one line says how), 75 stopped before the end
+through no fault of its own (a signal, a lost process, a stall: the same command goes on
+from the last checkpoint), 1 anything else.
 """
 
 import argparse
@@ -13,10 +15,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from ul2 import is_ours
 from ul2.cli import check, convert, infer, inspect, tokenize, train
 from ul2.cli import eval as evaluate
-from ul2.cli.command import say
+from ul2.cli.command import explain, say
+from ul2.sharding.processes import EXIT_RESTART
 
 _PACKAGE: Final = Path(__file__).resolve().parents[1]
 _GIN_FLAG: Final = "--gin."
@@ -42,22 +44,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _quiet_libraries()
     try:
         report = run(options)
-    except KeyboardInterrupt:
-        say("stopped.")
-        return 1
-    except FloatingPointError as error:
-        say(f"error: {error}")
-        return 1
-    except ValueError as error:
-        if not is_ours(error):
+    except BaseException as error:
+        explained = explain(error)
+        if explained is None:
             raise
-        say(f"error: {error}")
-        return 2
+        line, code = explained
+        say(line)
+        return code
     if options.json:
         sys.stdout.write(json.dumps(report, allow_nan=False) + "\n")
     if report.get("preempted"):
         say("stopped before the end; the same command goes on from here.")
-        return 1
+        return EXIT_RESTART
     return 2 if report.get("errors") else 0
 
 

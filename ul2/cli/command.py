@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ul2 import is_ours
+
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
     """Help that shows defaults, where there is something to show."""
@@ -74,6 +76,23 @@ def import_modules(options: argparse.Namespace) -> None:
 def say(line: str) -> None:
     """Says a line to a person: standard output is for results."""
     sys.stderr.write(line + "\n")
+
+
+def explain(error: BaseException) -> tuple[str, int] | None:
+    """Returns what a person is told of an error, and the exit code.
+
+    None for an error that nobody foresaw: it keeps its traceback.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped.", 1
+    if isinstance(error, FloatingPointError):
+        return f"error: {error}", 1
+    if isinstance(error, ValueError) and is_ours(error):
+        return f"error: {error}", 2
+    from ul2.training import failures
+
+    report = failures.explain(error)
+    return None if report is None else (f"error: {report}", 1)
 
 
 def make_console(options: argparse.Namespace) -> Any:

@@ -249,9 +249,13 @@ class Checkpoints:
         state = TrainState(rest["step"], found[PARAMS], rest["opt_state"])
         return state, contract.prior_steps
 
-    def close(self) -> None:
+    def wait(self) -> None:
         """Waits until everything is on disk."""
         self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits until everything is on disk, and gives everything back."""
+        self.wait()
         self._manager.close()
 
 

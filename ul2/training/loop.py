@@ -54,6 +54,7 @@ from ul2.training.step import (
     make_eval_step,
     make_train_step,
 )
+from ul2.training.watchdog import DATA, EVALUATION, SAVE, Watchdog
 from ul2.training.writers import JsonLines, ProgressLine, TensorBoard, Writer
 from ul2.vocab import Vocab
 
@@ -76,6 +77,8 @@ class TrainSettings:
         keep_checkpoints: how many of the newest to keep.
         best_metric: of the evaluations; the checkpoint that is best by it is kept
             too. None for no such choice.
+        stall_seconds: how long nothing may move before the run says so; it ends when
+            as much has passed again. 0 waits forever.
     """
 
     total_steps: int
@@ -89,6 +92,7 @@ class TrainSettings:
     save_every_steps: int = 1000
     keep_checkpoints: int = 3
     best_metric: str | None = None
+    stall_seconds: float = 1800.0
 
     def __post_init__(self) -> None:
         for name in (
@@ -103,6 +107,11 @@ class TrainSettings:
                     f"{name}={getattr(self, name)} must be at least 1; set "
                     f"{name.upper()}."
                 )
+        if self.stall_seconds < 0:
+            raise ValueError(
+                f"stall_seconds={self.stall_seconds} must be 0 (wait forever) or more; "
+                "set STALL_SECONDS."
+            )
         if self.loss_normalizer not in LOSS_NORMALIZERS:
             raise ValueError(
                 f"loss_normalizer={self.loss_normalizer!r} is not one of "
@@ -245,6 +254,18 @@ def train(
         FloatingPointError: the loss is no longer finite.
     """
     programs = programs or Programs(run, settings)
+    with Watchdog(settings.stall_seconds) as watchdog:
+        return _train(run, settings, programs, watchdog, clock)
+
+
+def _train(
+    run: Run,
+    settings: TrainSettings,
+    programs: Programs,
+    watchdog: Watchdog,
+    clock: Clock,
+) -> TrainSummary:
+    """Does what `train` says, and tells the watchdog what it is doing."""
     best: BestRecord | None = None
     checkpoints = Checkpoints(
         run.model_dir,
@@ -261,6 +282,7 @@ def train(
     )
     state, prior_steps = _first_state(run, settings, programs, checkpoints)
     first_step = int(state.step)
+    watchdog.moved(first_step)
     if settings.best_metric is not None and run.eval_batches is not None:
         best = BestRecord(run.model_dir, settings.best_metric, first_step)
     _tell_prior_steps(run, settings, prior_steps)
@@ -271,13 +293,14 @@ def train(
         log_every_steps=settings.log_every_steps,
         multiplied=multiplied_params(programs.model),
         writers=_train_writers(run, settings, first_step),
+        saved_step=checkpoints.latest_step,
         clock=clock,
     )
 
     def save(step: int, state: TrainState) -> None:
         # First, so that the lines of a saved step are never missing.
         metrics.flush()
-        with metrics.paused():
+        with watchdog.phase(SAVE), metrics.paused():
             position = run.batches.position()
             checkpoints.save(step, state, position, prior_steps=prior_steps)
 
@@ -289,14 +312,16 @@ def train(
     ):
         step = first_step
         while step < settings.total_steps and not preemption.requested():
-            rows = metrics.wait_for(run.batches.__next__)
+            with watchdog.phase(DATA):
+                rows = metrics.wait_for(run.batches.__next__)
             batch = place(rows, run.mesh, run.rules, settings.microbatches)
             state, sums = train_step(state, batch)
             step += 1
+            watchdog.moved(step)
             metrics.record(step, sums)
             is_best = False
             if _is_due(step, settings.eval_every_steps, settings.total_steps):
-                with metrics.paused():
+                with watchdog.phase(EVALUATION), metrics.paused():
                     evaluation.run(step, state.params)
                 is_best = best is not None and best.is_better(evaluation.last)
             if is_best or _is_due(
@@ -310,6 +335,8 @@ def train(
         if preempted:
             save(step, state)
             logging.warning("stopped by a signal; saving step %d.", step)
+        with watchdog.phase(SAVE):
+            checkpoints.wait()
     chosen = best.to_json() if best else None
     return TrainSummary(step, metrics.last, evaluation.last, preempted, chosen)
 

@@ -78,12 +78,14 @@ class Metrics:
         log_every_steps: int,
         multiplied: tuple[int, int] = (0, 0),
         writers: Sequence[Writer] = (),
+        saved_step: Callable[[], int | None] = lambda: None,
         clock: Clock = time.perf_counter,
     ) -> None:
         self._names = tuple(denoiser_names)
         self._log_every_steps = log_every_steps
         self._multiplied = multiplied
         self._writers = tuple(writers)
+        self._saved_step = saved_step
         self._clock = clock
         self._pending: tuple[int, StepSums] | None = None
         self._gathered: list[StepSums] = []
@@ -142,14 +144,29 @@ class Metrics:
         self._pending = None
         sums: StepSums = jax.device_get(on_device)
         if not (np.isfinite(sums.loss).all() and np.isfinite(sums.grad_norm)):
-            raise FloatingPointError(
-                f"step {self._step}: loss {sums.loss.sum()} and gradient norm "
-                f"{sums.grad_norm} are not finite; no checkpoint was made of it. "
-                "Lower LEARNING_RATE or raise WARMUP_STEPS."
-            )
+            raise FloatingPointError(self._not_finite(sums))
         self._gathered.append(sums)
         if self._step % self._log_every_steps == 0:
             self._write()
+
+    def _not_finite(self, sums: StepSums) -> str:
+        """Returns what is not finite, what is safe, and what to try."""
+        bad = [
+            f"{name} ({loss:g})"
+            for name, loss in zip(self._names, sums.loss, strict=True)
+            if not np.isfinite(loss)
+        ]
+        parts = [f"the loss of {', '.join(bad)}"] if bad else []
+        if not np.isfinite(sums.grad_norm):
+            parts.append(f"the norm of the gradients ({sums.grad_norm:g})")
+        saved = self._saved_step()
+        last = "there is none yet" if saved is None else f"the last is {saved}"
+        return (
+            f"step {self._step}: {' and '.join(parts)} not finite; no checkpoint was "
+            f"made of it, {last}. Lower LEARNING_RATE, raise WARMUP_STEPS or Z_LOSS, "
+            "set MAX_GRAD_NORM where the optimizer has it, or try DTYPE=float32; "
+            f"`ul2 inspect --step {self._step - 1}` shows what it was computed from."
+        )
 
     def _write(self) -> None:
         """Hands one measurement to the writers and starts the next."""

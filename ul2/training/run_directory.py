@@ -2,13 +2,19 @@
 
 import os
 import re
+import time
 from pathlib import Path
 from typing import Final
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from ul2.training.checkpoints import CHECKPOINTS, checkpoints_dir, is_step_dir
 
 CONFIG: Final = "config.gin"
 TOKENIZER: Final = "tokenizer.model"
+_LOOKS, _LOOK_AGAIN_SECONDS = 10, 0.5
 # What may change while a run goes on. Everything else is what the run is.
 _MAY_CHANGE: Final = frozenset(
     {
@@ -23,6 +29,7 @@ _MAY_CHANGE: Final = frozenset(
         "EVAL_BATCHES",
         "SAVE_EVERY_STEPS",
         "KEEP_CHECKPOINTS",
+        "STALL_SECONDS",
         "BEST_METRIC",
         "EVAL_DECODE",
         "EVAL_DECODE_LIMIT",
@@ -44,6 +51,7 @@ _UNSAID: Final = {
     "recipe.Recipe.eval_limit": "None",
     "recipe.Recipe.mode_trial_steps": "100",
     "loop.TrainSettings.best_metric": "None",
+    "loop.TrainSettings.stall_seconds": "1800",
     "optimizers.adafactor.factor_stacked": "'by_size'",
     "optimizers.adafactor.epsilon1": "1e-30",
 }
@@ -114,11 +122,13 @@ def check_writable(model_dir: str | Path) -> None:
 
 
 def keep(model_dir: str | Path, name: str, content: bytes) -> None:
-    """Writes a file of the run, whole or not at all.
+    """Writes a file of the run, whole or not at all; the first process alone does.
 
     Raises:
         ValueError: the directory cannot be written to.
     """
+    if jax.process_index() != 0:
+        return
     model_dir = Path(model_dir)
     try:
         model_dir.mkdir(parents=True, exist_ok=True)
@@ -129,6 +139,32 @@ def keep(model_dir: str | Path, name: str, content: bytes) -> None:
         raise ValueError(
             f"cannot write to {model_dir}: {error.strerror}; choose another MODEL_DIR."
         ) from None
+
+
+def check_shared(model_dir: str | Path) -> None:
+    """Refuses a directory that is not one and the same for all processes.
+
+    Call it on all of them, once the first has written into it.
+
+    Raises:
+        ValueError: some do not see what the first wrote; raised by all.
+    """
+    if jax.process_count() == 1:
+        return
+    # A network's file system may show a new file late.
+    multihost_utils.sync_global_devices("ul2 the run directory is there")
+    for _ in range(_LOOKS):
+        if seen := (Path(model_dir) / CONFIG).is_file():
+            break
+        time.sleep(_LOOK_AGAIN_SECONDS)
+    all_seen = np.asarray(multihost_utils.process_allgather(np.asarray(seen)))
+    blind = np.flatnonzero(~all_seen)
+    if blind.size:
+        raise ValueError(
+            f"process {', '.join(map(str, blind))} of {len(all_seen)} does not see "
+            f"what process 0 wrote to {model_dir}; choose a MODEL_DIR on storage that "
+            "all hosts share."
+        )
 
 
 def _may_change(name: str, statements: dict[str, str]) -> bool:

@@ -1,0 +1,129 @@
+import subprocess
+import sys
+import time
+
+import pytest
+from training_toys import ToyBatches, make_settings, run_train
+
+from ul2.training import watchdog as module
+from ul2.training.watchdog import DATA, EVALUATION, SAVE, Watchdog
+
+
+class Told:
+    """A watchdog of ten seconds whose clock, mouth and hand are ours."""
+
+    def __init__(self):
+        self.now, self.lines, self.ended = 0.0, [], 0
+        self.dog = Watchdog(
+            10, clock=lambda: self.now, say=self.lines.append, end=self._end
+        )
+        self.dog.moved(1)
+
+    def _end(self):
+        self.ended += 1
+
+    def after(self, seconds):
+        self.now += seconds
+        self.dog.look()
+        return len(self.lines), self.ended
+
+
+def test_watchdog_speaks_once_and_then_ends_the_process():
+    told = Told()
+    told.dog.moved(2)
+    told.dog.moved(3)
+    assert told.after(9) == (0, 0)
+    assert told.after(2) == (1, 0)
+    assert told.after(2) == (1, 0)
+    assert told.after(8) == (2, 1)
+    assert "step has stood still for 11 seconds at step 3" in told.lines[0]
+    assert "STALL_SECONDS=10" in told.lines[0]
+    assert "test_watchdog.py" in told.lines[0]  # where this thread is
+    assert "exit code 75" in told.lines[1]
+
+
+def test_watchdog_is_quiet_while_something_moves():
+    told = Told()
+    for step in range(2, 9):
+        told.dog.moved(step)
+        assert told.after(9) == (0, 0)
+
+
+def test_watchdog_counts_every_phase_anew_and_names_it():
+    told = Told()
+    told.dog.moved(2)
+    for name in (DATA, SAVE):
+        with told.dog.phase(name):  # the first time compiles
+            assert told.after(39) == (len(told.lines), 0)
+        with told.dog.phase(name):
+            told.after(11)
+            assert f"{name} has stood still" in told.lines[-1]
+    assert told.after(9) == (2, 0)
+
+
+def test_start_and_first_step_may_compile():
+    told = Told()
+    assert told.after(39) == (0, 0)
+    told.dog.moved(2)
+    assert told.after(11) == (1, 0)
+
+
+def test_every_evaluation_may_decode():
+    told = Told()
+    for _ in range(2):
+        with told.dog.phase(EVALUATION):
+            assert told.after(39) == (0, 0)
+
+
+def test_thread_looks_by_itself_and_stops_with_the_run():
+    said = []
+    with Watchdog(0.02, say=said.append, end=lambda: None):
+        time.sleep(0.3)
+    count = len(said)
+    assert count >= 2
+    time.sleep(0.1)
+    assert len(said) == count
+
+
+def test_zero_waits_forever(monkeypatch):
+    monkeypatch.setattr(module.threading, "Thread", None)
+    with Watchdog(0):
+        pass
+
+
+def test_data_that_do_not_come_are_named(tmp_path, one_device, monkeypatch):
+    said = []
+    monkeypatch.setattr(Watchdog.__init__, "__kwdefaults__", {
+        **Watchdog.__init__.__kwdefaults__, "say": said.append, "end": lambda: None
+    })  # fmt: skip
+
+    def on_next(index):
+        if index == 4:
+            time.sleep(1.0)
+
+    settings = make_settings(eval_every_steps=0, stall_seconds=0.5)
+    batches = ToyBatches(on_next=on_next)
+    summary = run_train(tmp_path, mesh=one_device, settings=settings, batches=batches)
+    assert summary.step == 6
+    assert any("data has stood still" in text and "on_next" in text for text in said)
+
+
+def test_negative_stall_seconds_are_refused():
+    with pytest.raises(ValueError, match="set STALL_SECONDS"):
+        make_settings(stall_seconds=-1)
+
+
+def test_process_that_stands_still_really_ends(tmp_path):
+    script = tmp_path / "still.py"
+    script.write_text(
+        "import time\n"
+        "from ul2.training.watchdog import DATA, Watchdog\n"
+        "with Watchdog(0.2) as dog, dog.phase(DATA):\n"
+        "    time.sleep(60)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 75
+    assert "process 0 of 1 on" in done.stderr and "still.py" in done.stderr
+    assert "start the job again" in done.stderr.splitlines()[-1]

@@ -1,0 +1,144 @@
+"""What a run is doing, and a thread that speaks when it does nothing for too long.
+
+A host that waits for text, for a disk or in a collective for another host looks the
+same from outside: nothing moves. So the loop says what it is about to do, and when a
+phase lasts longer than it may, every host says on standard error who it is, which phase
+stands still and where in the program; the one that stands in another phase than all the
+others is the cause. When the same time has passed once more, the process ends, so that
+a scheduler can start the job again from its last checkpoint.
+
+    start        restoring or drawing the first state
+    data         waiting for the next batch
+    step         an update, its collectives included
+    evaluation   held-out batches
+    save         writing a checkpoint, or waiting for the one before
+
+The first time in a phase compiles its program, so it may take four times as long; so
+may every evaluation, which may decode.
+"""
+
+import contextlib
+import os
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any, Final
+
+import jax
+
+from ul2.sharding.processes import EXIT_RESTART
+from ul2.training.metrics import Clock
+
+START, DATA, STEP, EVALUATION, SAVE = "start", "data", "step", "evaluation", "save"
+# How much longer a phase may take that may compile or decode.
+_PATIENCE: Final = 4
+
+
+def _say(text: str) -> None:
+    """Writes to standard error at once, and past everything that holds a lock."""
+    os.write(2, text.encode())
+
+
+def _end() -> None:
+    """Ends the process; nothing that stands still is waited for."""
+    os._exit(EXIT_RESTART)
+
+
+class Watchdog:
+    """Watches over a loop while it is entered.
+
+    Args:
+        stall_seconds: how long a phase may last; 0 for as long as it likes.
+        clock: tells the time.
+        say: takes what a person is told.
+        end: ends the process.
+    """
+
+    def __init__(
+        self,
+        stall_seconds: float,
+        *,
+        clock: Clock = time.monotonic,
+        say: Callable[[str], None] = _say,
+        end: Callable[[], None] = _end,
+    ) -> None:
+        self._limit = stall_seconds
+        self._clock, self._say, self._end = clock, say, end
+        self._main = threading.get_ident()
+        self._compiled: set[str] = set()
+        self._told = False
+        self._over = threading.Event()
+        self.step = 0
+        self._enter(START)
+
+    def __enter__(self) -> "Watchdog":
+        if self._limit > 0:
+            threading.Thread(target=self._watch, daemon=True).start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._over.set()
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Says what is done inside; afterwards an update goes on."""
+        self._enter(name)
+        yield
+        if name != EVALUATION:
+            self._compiled.add(name)
+        self._enter(STEP)
+
+    def moved(self, step: int) -> None:
+        """Says that update `step` is on its way, its program compiled."""
+        if self._phase == STEP:
+            self._compiled.add(STEP)
+        self.step = step
+        self._enter(STEP)
+
+    def look(self) -> None:
+        """Speaks if nothing has moved for too long, and ends the process if it has."""
+        phase, since = self._phase, self._since
+        limit = self._limit * (1 if phase in self._compiled else _PATIENCE)
+        still = self._clock() - since
+        if still >= 2 * limit:
+            self._say(
+                f"error: {_who()}: {phase} has stood still for {still:.0f} seconds "
+                f"at step {self.step}; the process ends (exit code {EXIT_RESTART}): "
+                "start the job again, it goes on from the last checkpoint.\n"
+            )
+            self._end()
+        elif still >= limit and not self._told:
+            self._told = True
+            self._say(
+                f"warning: {_who()}: {phase} has stood still for {still:.0f} seconds "
+                f"at step {self.step} (STALL_SECONDS={self._limit:g}); the process "
+                f"ends in {2 * limit - still:.0f} seconds if it goes on so. It is at:\n"
+                f"{self._stack()}"
+            )
+
+    def _enter(self, phase: str) -> None:
+        self._phase, self._since, self._told = phase, self._clock(), False
+
+    def _watch(self) -> None:
+        while not self._over.wait(min(self._limit / 10, 10.0)):
+            self.look()
+
+    def _stack(self) -> str:
+        """Returns where the thread stands that trains."""
+        frame = sys._current_frames().get(self._main)
+        lines: list[Any] = traceback.format_stack(frame) if frame else []
+        return "".join(lines)
+
+
+def _who() -> str:
+    name = f"process {jax.process_index()} of {jax.process_count()}"
+    return f"{name} on {socket.gethostname()}"
