@@ -16,7 +16,7 @@ _CHOICES: Final = {
     "positions": ("relative", "rope"),
     "relative_bias": ("shared", "per_layer"),
     "dtype": tuple(_DTYPES),
-    "remat": ("none", "dots", "full"),
+    "remat": ("none", "dots", "full", "offload"),
 }
 _SIZES: Final = (
     "vocab_size",
@@ -74,7 +74,7 @@ class ModelConfig:
     decoder_final_norm_scale: bool = True
     dropout_rate: float
     dtype: Literal["bfloat16", "float32"]
-    remat: Literal["none", "dots", "full"]
+    remat: Literal["none", "dots", "full", "offload"]
     norm_epsilon: float = 1e-6
 
     def __post_init__(self) -> None:

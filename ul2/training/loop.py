@@ -42,6 +42,7 @@ from ul2.training.state import (
     TrainState,
     abstract_state,
     define_model,
+    float32_of,
     init_state,
     state_of,
     with_shardings,
@@ -371,13 +372,13 @@ def _state_of_origin(
     """
     origin.check(run.vocab, run.model)
     wanted = with_shardings(programs.abstract, programs.shardings)
-    opt_state, prior_steps = None, 0
+    kept, prior_steps = None, 0
     if run.keep_optimizer:
         origin.check_optimizer(programs.abstract.opt_state)
-        opt_state, prior_steps = origin.read_opt_state(wanted), origin.steps
-    params = origin.read_params(wanted.params)
-    state = state_of(params, opt_state, programs.optimizer, programs.shardings)
-    return state, prior_steps
+        kept, prior_steps = origin.read_opt_state(wanted), origin.steps
+    # The bits that the parameters may not have are for the optimizer's master copy.
+    params = origin.read_params(float32_of(wanted.params))
+    return state_of(params, kept, programs.optimizer, wanted), prior_steps
 
 
 def _shifted(schedule: optax.Schedule, prior_steps: int) -> optax.Schedule:

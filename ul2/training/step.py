@@ -27,6 +27,7 @@ from ul2.sharding.rules import (
     replicated,
 )
 from ul2.training.losses import LossSums, cross_entropy, zero_sums
+from ul2.training.precision import apply_updates, in_float32, tables_in_float32
 from ul2.training.state import ModelDef, Params, TrainState
 
 LOSS_NORMALIZERS = ("target_tokens", "sum")
@@ -90,12 +91,13 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepSums]:
         key = jax.random.fold_in(jax.random.key(settings.seed), state.step)
         grads, sums = accumulate(model, state.params, batch, key, mesh, rules, settings)
+        grads = in_float32(grads)
         if settings.loss_normalizer == "target_tokens":
             total = jnp.maximum(sums.weights, 1.0)
             grads = jax.tree.map(lambda grad: grad / total, grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         measured = _measure(state, batch, grads, sums, schedule)
-        params = optax.apply_updates(state.params, updates)
+        params = apply_updates(state.params, updates)
         return TrainState(state.step + 1, params, opt_state), measured
 
     compiled = jax.jit(
@@ -144,6 +146,7 @@ def accumulate(
         return sums.objective, sums
 
     gradient = jax.grad(objective, has_aux=True)
+    params = tables_in_float32(params, model.param_axes)
     if settings.microbatches == 1:
         grads, sums = gradient(params, batch, key)
         return grads, sums
@@ -156,7 +159,7 @@ def accumulate(
         return jax.tree.map(jnp.add, carry, new), None
 
     microbatches = split_microbatches(batch, settings.microbatches, mesh, rules)
-    zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, p.dtype), params)
+    zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
     totals, _ = jax.lax.scan(
         add_microbatch,
         (zeros, zero_sums(settings.num_denoisers)),
@@ -306,7 +309,7 @@ def _measure(
         z_loss=sums.z_loss,
         weights=sums.weights,
         grad_norm=optax.tree.norm(grads),
-        param_norm=optax.tree.norm(state.params),
+        param_norm=optax.tree.norm(in_float32(state.params)),
         learning_rate=jnp.asarray(schedule(state.step), jnp.float32),
         examples=jnp.sum(jnp.max(decoder_ids, axis=1)),
         encoder_tokens=jnp.sum(encoder.segment_ids > 0) if encoder else zero,
