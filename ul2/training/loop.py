@@ -32,6 +32,7 @@ from ul2.training.checkpoints import (
     Contract,
 )
 from ul2.training.evaluate import evaluate
+from ul2.training.losses import AUTO
 from ul2.training.metrics import Clock, Metrics, multiplied_params
 from ul2.training.optimizers import Optimizer
 from ul2.training.origin import Origin
@@ -70,7 +71,8 @@ class TrainSettings:
             for one of them only and give the same update.
         z_loss: factor of the squared log normalizer; 0 switches it off.
         loss_normalizer: `target_tokens` or `sum`.
-        loss_chunk: columns whose logits exist at once.
+        loss_chunk: columns whose logits exist at once; `auto` for as many as half a
+            gigabyte of them on a device allows.
         log_every_steps: updates per line of metrics.
         eval_every_steps: updates between evaluations; 0 evaluates only at the end.
         save_every_steps: updates between checkpoints; 0 saves only at the end.
@@ -84,7 +86,7 @@ class TrainSettings:
     microbatches: int = 1
     z_loss: float = 1e-4
     loss_normalizer: str = "target_tokens"
-    loss_chunk: int = 128
+    loss_chunk: int | str = AUTO
     log_every_steps: int = 10
     eval_every_steps: int = 1000
     save_every_steps: int = 1000
@@ -95,7 +97,6 @@ class TrainSettings:
         for name in (
             "total_steps",
             "microbatches",
-            "loss_chunk",
             "log_every_steps",
             "keep_checkpoints",
         ):
@@ -104,6 +105,13 @@ class TrainSettings:
                     f"{name}={getattr(self, name)} must be at least 1; set "
                     f"{name.upper()}."
                 )
+        if self.loss_chunk != AUTO and not (
+            isinstance(self.loss_chunk, int) and self.loss_chunk >= 1
+        ):
+            raise ValueError(
+                f"loss_chunk={self.loss_chunk!r} must be {AUTO}, or at least 1; set "
+                "LOSS_CHUNK."
+            )
         if self.loss_normalizer not in LOSS_NORMALIZERS:
             raise ValueError(
                 f"loss_normalizer={self.loss_normalizer!r} is not one of "

@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ul2 import axes
 from ul2.batch import Batch
-from ul2.sharding.placement import batch_sharding
+from ul2.sharding.placement import batch_sharding, num_batch_shards
 from ul2.sharding.rules import (
     DEFAULT_RULES,
     Rules,
@@ -26,7 +26,7 @@ from ul2.sharding.rules import (
     mesh_axes,
     replicated,
 )
-from ul2.training.losses import LossSums, cross_entropy, zero_sums
+from ul2.training.losses import LossSums, chunk_columns, cross_entropy, zero_sums
 from ul2.training.precision import apply_updates, in_float32, tables_in_float32
 from ul2.training.state import ModelDef, Params, TrainState
 
@@ -117,7 +117,7 @@ class StepSettings(NamedTuple):
     microbatches: int
     loss_normalizer: str
     z_loss: float
-    loss_chunk: int
+    loss_chunk: int | str  # columns, or `auto`
 
 
 def accumulate(
@@ -142,6 +142,7 @@ def accumulate(
             num_denoisers=settings.num_denoisers,
             z_loss=settings.z_loss,
             loss_chunk=settings.loss_chunk,
+            row_shards=num_batch_shards(mesh, rules),
         )
         return sums.objective, sums
 
@@ -193,7 +194,7 @@ def make_eval_step(
     param_shardings: Any,
     num_denoisers: int,
     vocab_size: int,
-    loss_chunk: int,
+    loss_chunk: int | str,
 ) -> EvalStep:
     """Returns the compiled evaluation of one batch, without dropout or z-loss."""
 
@@ -206,6 +207,7 @@ def make_eval_step(
             num_denoisers=num_denoisers,
             z_loss=0.0,
             loss_chunk=loss_chunk,
+            row_shards=num_batch_shards(mesh, rules),
         )
         counted = (batch.loss_weights > 0) & (batch.denoiser_ids >= 0)
         # Rows past the last are dropped: nowhere else to send what does not count.
@@ -273,11 +275,19 @@ def _forward(
     dropout_key: Array | None,
     num_denoisers: int,
     z_loss: float,
-    loss_chunk: int,
+    loss_chunk: int | str,
+    row_shards: int,
 ) -> tuple[LossSums, Bool[Array, "B T"]]:
     """Runs the model and its loss on one batch."""
     module = model.merge(params)
     hidden = module(batch, dropout_key=dropout_key)
+    rows, columns = batch.targets.shape
+    chunk_length = chunk_columns(
+        loss_chunk,
+        rows=-(-rows // row_shards),
+        columns=columns,
+        vocab_size=jax.eval_shape(module.unembed, hidden[:1, :1]).shape[-1],
+    )
     return cross_entropy(
         module.unembed,
         hidden,
@@ -286,7 +296,7 @@ def _forward(
         batch.denoiser_ids,
         num_denoisers=num_denoisers,
         z_loss_weight=z_loss,
-        chunk_length=loss_chunk,
+        chunk_length=chunk_length,
     )
 
 
