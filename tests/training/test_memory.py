@@ -180,8 +180,7 @@ def _tpus(topology):
 
 
 @pytest.mark.slow
-def test_policies_part_the_memory_of_a_tpu_as_they_promise():
-    """With many rows, what is stored of each layer is what counts."""
+def test_offloaded_inputs_of_layers_take_no_memory_of_a_tpu():
     mesh, depth, width, rows = make_mesh("fsdp=4", _tpus("v5e:2x2")), 16, 256, 2048
 
     def memory(remat):
@@ -191,13 +190,9 @@ def test_policies_part_the_memory_of_a_tpu_as_they_promise():
         _, program, _ = lowered(mesh, config, rows=rows)
         return program.compile().memory_analysis()
 
-    none, dots, full, offload = map(memory, ("none", "dots", "full", "offload"))
-    assert (
-        none.temp_size_in_bytes
-        > dots.temp_size_in_bytes
-        > full.temp_size_in_bytes
-        > offload.temp_size_in_bytes
-    )
+    full, offload = map(memory, ("full", "offload"))
     layer_inputs = 2 * depth * rows // 4 * LENGTH * width * 2
-    assert offload.host_temp_size_in_bytes >= layer_inputs
     assert full.host_temp_size_in_bytes == 0
+    assert offload.host_temp_size_in_bytes >= layer_inputs
+    saved = full.temp_size_in_bytes - offload.temp_size_in_bytes
+    assert saved > layer_inputs / 2

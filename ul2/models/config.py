@@ -50,9 +50,11 @@ class ModelConfig:
             states scaled by embed_dim**-0.5; otherwise they have a kernel of their own.
         decoder_final_norm_scale: False where the norm above the decoder has no
             parameter (UL2 20B).
-        dtype: of the computation; parameters are always float32.
-        remat: what the backward pass finds stored. "none" recomputes nothing, "dots"
-            keeps the results of projections, "full" only the input of each layer.
+        dtype: of the computation; parameters are drawn in float32.
+        remat: what the backward pass finds stored. "none" recomputes nothing; "dots"
+            keeps the results of projections (T5X and MaxText say "minimal"); "full"
+            keeps the input of each layer alone; "offload" too, in the host's memory.
+            The host's memory is pinned; where devices are CPUs, it is their own.
     """
 
     vocab_size: int
