@@ -88,7 +88,7 @@ def exercise(recipe: Recipe, vocab: Vocab) -> str:
     """
     with gin_config.plain_errors():
         model = define_model(recipe.make_model(vocab))
-        recipe.optimizer(recipe.schedule, model.param_axes)
+        recipe.param_optimizer(recipe.schedule, model.param_axes)
     return gin_config.operative_text()
 
 
@@ -320,7 +320,7 @@ class _Parts:
         return loop.Run(
             model_dir=model_dir,
             make_model=recipe.make_model(vocab),
-            optimizer=recipe.optimizer,
+            optimizer=recipe.param_optimizer,
             schedule=recipe.schedule,
             mesh=self.mesh,
             batches=Loader(data.source("train")),

@@ -24,7 +24,7 @@ from ul2.sharding.mesh import Workload, make_mesh
 from ul2.sharding.placement import host_shard, num_batch_shards
 from ul2.tasks.example_tokenization import open_tasks, registered_tasks
 from ul2.tasks.tokenizer import Tokenizer
-from ul2.training import loop
+from ul2.training import loop, precision
 from ul2.training.optimizers import Optimizer
 from ul2.vocab import Vocab
 
@@ -55,7 +55,7 @@ class Recipe:
         targets_length: longest targets of an example, in tokens.
         batch_size: examples per update, over all devices.
         seed: of the data, the parameters and dropout.
-        optimizer: `optimizer(schedule, param_axes)`.
+        optimizer: `optimizer(schedule, param_axes)`, of float32 parameters.
         schedule: learning rate by step.
         settings: how long, how often.
         mesh: see `ul2.sharding.mesh`.
@@ -74,6 +74,9 @@ class Recipe:
         eval_limit: so many of the held-out examples of each task, at most, are
             decoded; None for all.
         mode_trial_steps: updates of each trial, where a mode is to be found.
+        param_dtype: of the parameters in memory and on disk.
+        rounding: how updates of bfloat16 parameters are rounded; see
+            `training.precision`.
     """
 
     mixture: Mixture | TaskMixture
@@ -99,8 +102,11 @@ class Recipe:
     eval_decode: bool = False
     eval_limit: int | None = None
     mode_trial_steps: int = 100
+    param_dtype: str = "float32"
+    rounding: str = "stochastic"
 
     def __post_init__(self) -> None:
+        precision.check(self.param_dtype, self.rounding)
         if self.initial_optimizer not in INITIAL_OPTIMIZERS:
             raise ValueError(
                 f"initial_optimizer={self.initial_optimizer!r} is not one of "
@@ -155,7 +161,22 @@ class Recipe:
         """Returns `make_model(rngs=...)`."""
         assert self.model is not None
         model, config = self.model, self._config(vocab)
-        return lambda *, rngs: model(config, rngs=rngs)
+
+        def make(*, rngs: nnx.Rngs) -> nnx.Module:
+            return model(config, rngs=rngs)
+
+        return precision.in_bfloat16(make) if self._rounds else make
+
+    @property
+    def param_optimizer(self) -> Optimizer:
+        """The optimizer of the parameters in the dtype in which they are stored."""
+        if not self._rounds:
+            return self.optimizer
+        return precision.rounded(self.optimizer, self.rounding, self.seed)
+
+    @property
+    def _rounds(self) -> bool:
+        return self.param_dtype != "float32"
 
     def describe_model(self, vocab: Vocab) -> dict[str, Any] | None:
         """Returns what checkpoints say of the model, if it is one of ours."""

@@ -123,7 +123,7 @@ def check_start(recipe: Recipe, config_text: str, vocab: Vocab, start: Start) ->
         found.check(vocab, recipe.describe_model(vocab))
         if recipe.keeps_optimizer:
             model = define_model(recipe.make_model(vocab))
-            optimizer = recipe.optimizer(recipe.schedule, model.param_axes)
+            optimizer = recipe.param_optimizer(recipe.schedule, model.param_axes)
             found.check_optimizer(jax.eval_shape(optimizer.init, model.abstract_params))
             found.check_schedule(recipe.schedule, recipe.settings.total_steps)
     elif start.contract is not None:

@@ -132,7 +132,7 @@ def test_packed_outputs_equal_unpacked(architecture, positions):
 def test_remat_keeps_gradients(architecture):
     batch = small_batch(architecture)
     expected = loss_gradients(small_model(architecture), batch)
-    for remat in ("dots", "full"):
+    for remat in ("dots", "full", "offload"):
         ours = loss_gradients(small_model(architecture, remat=remat), batch)
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tolerances import REORDERED_SUM_ATOL, REORDERED_SUM_RTOL
 
-from ul2.training.losses import cross_entropy
+from ul2.training.losses import chunk_columns, cross_entropy
 
 B, T, D, V, K = 2, 7, 4, 11, 3
 
@@ -79,6 +79,25 @@ def test_columns_predicted_right_are_told_in_their_places(data, chunk_length):
     _, correct = scored(data, chunk_length)
     likeliest = np.asarray(data["hidden"] @ data["kernel"]).argmax(-1)
     np.testing.assert_array_equal(correct, likeliest == np.asarray(data["targets"]))
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "vocab_size", "expected"),
+    [
+        (32, 512, 32128, 128),  # UL2 20B on a v5p 4x4x4: 130 would do, four parts do
+        (1, 512, 32128, 512),  # few rows: all at once
+        (4, 1792, 32128, 896),
+        (1, 512, 256_000, 512),
+        (8, 512, 256_000, 64),
+        (10**6, 512, 32128, 1),
+    ],
+)
+def test_chunks_have_few_columns_where_a_device_has_many_rows(
+    rows, columns, vocab_size, expected
+):
+    sizes = {"rows": rows, "columns": columns, "vocab_size": vocab_size}
+    assert chunk_columns("auto", **sizes) == expected
+    assert chunk_columns(7, **sizes) == 7
 
 
 def test_full_logits_never_exist(data):

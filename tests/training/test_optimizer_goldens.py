@@ -182,7 +182,7 @@ def test_adafactor_goes_on_where_t5x_stopped_in_its_scanned_model():
     origin.check_optimizer(abstract.opt_state)
     opt_state = origin.read_opt_state(wanted)
     assert (int(opt_state[0].step), int(opt_state[1].count)) == (3, 3)
-    state = state_of(origin.read_params(wanted.params), opt_state, optimizer, shardings)
+    state = state_of(origin.read_params(wanted.params), opt_state, optimizer, wanted)
     step = make_step(make_scanned, optimizer, mesh)
     losses = []
     for index in (3, 4):

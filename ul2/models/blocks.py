@@ -7,6 +7,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from ul2.axes import BATCH, LAYERS, RESIDUAL_LENGTH
@@ -25,12 +26,19 @@ from ul2.models.masks import Mask
 from ul2.models.norms import RMSNorm
 from ul2.models.positions import RelativeBias
 
+# The one value of a layer from which all others can be computed again.
+_LAYER_INPUT: Final = "layer_input"
 _POLICIES: Final = {
     "none": keep_what_is_computed,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
+    "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=[_LAYER_INPUT],
+        offload_src="device",
+        offload_dst="pinned_host",
+    ),
 }
-
 
 # In decoding, stacks of up to so many layers are run layer by layer, for speed. With
 # deeper ones the time of compilation would grow, and a loop runs over all of them.
@@ -368,6 +376,7 @@ class Stack(nnx.Module):
             x: Array, layer: tuple[Any, DropoutKey]
         ) -> tuple[Array, LayerKeys | None]:
             layer_parameters, layer_key = layer
+            x = checkpoint_name(x, _LAYER_INPUT)
             block = nnx.merge(graphdef, layer_parameters)
             x, keys = block(x, side, memory, bias, layer_key)
             return constrain(x, BATCH, RESIDUAL_LENGTH, None), keys if keep else None

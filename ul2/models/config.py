@@ -16,7 +16,7 @@ _CHOICES: Final = {
     "positions": ("relative", "rope"),
     "relative_bias": ("shared", "per_layer"),
     "dtype": tuple(_DTYPES),
-    "remat": ("none", "dots", "full"),
+    "remat": ("none", "dots", "full", "offload"),
 }
 _SIZES: Final = (
     "vocab_size",
@@ -50,9 +50,11 @@ class ModelConfig:
             states scaled by embed_dim**-0.5; otherwise they have a kernel of their own.
         decoder_final_norm_scale: False where the norm above the decoder has no
             parameter (UL2 20B).
-        dtype: of the computation; parameters are always float32.
-        remat: what the backward pass finds stored. "none" recomputes nothing, "dots"
-            keeps the results of projections, "full" only the input of each layer.
+        dtype: of the computation; parameters are drawn in float32.
+        remat: what the backward pass finds stored. "none" recomputes nothing; "dots"
+            keeps the results of projections (T5X and MaxText say "minimal"); "full"
+            keeps the input of each layer alone; "offload" too, in the host's memory.
+            The host's memory is pinned; where devices are CPUs, it is their own.
     """
 
     vocab_size: int
@@ -74,7 +76,7 @@ class ModelConfig:
     decoder_final_norm_scale: bool = True
     dropout_rate: float
     dtype: Literal["bfloat16", "float32"]
-    remat: Literal["none", "dots", "full"]
+    remat: Literal["none", "dots", "full", "offload"]
     norm_epsilon: float = 1e-6
 
     def __post_init__(self) -> None:

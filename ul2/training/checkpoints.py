@@ -305,20 +305,42 @@ def opt_state_shapes(path: str | Path, step: int) -> dict[str, tuple[int, ...]] 
     folder = step_dir(path, step) / TRAIN_STATE
     if not folder.is_dir():
         return None
-    with ocp.StandardCheckpointer() as reader:
-        tree = reader.metadata(folder).item_metadata.tree
+    tree = _metadata(folder)["opt_state"]
     return {
-        jax.tree_util.keystr(keys, simple=True, separator="."): tuple(leaf.shape)
-        for keys, leaf in jax.tree.leaves_with_path(tree["opt_state"])
+        _dotted(keys): tuple(leaf.shape)
+        for keys, leaf in jax.tree.leaves_with_path(tree)
     }
 
 
-def read_opt_state(path: str | Path, abstract: TrainState, step: int) -> Any:
-    """Reads the optimizer's state alone, into the shardings of a whole state."""
-    with _reader(path) as manager:
-        items = {TRAIN_STATE: ocp.args.StandardRestore(_without_params(abstract))}
-        found = manager.restore(step, args=ocp.args.Composite(**items))
-    return found[TRAIN_STATE]["opt_state"]
+def read_opt_state(
+    path: str | Path, abstract: Any, step: int, *, within: str = ""
+) -> Any:
+    """Reads the optimizer's state, or some of it, into the shardings of a tree.
+
+    Args:
+        path: of a run.
+        abstract: what is wanted; what else there is stays unread.
+        step: of the checkpoint.
+        within: dotted path to what is wanted, from the top of the state.
+    """
+    folder = step_dir(path, step) / TRAIN_STATE
+    top = ".".join(("opt_state", *filter(None, (within,))))
+    wanted = {
+        f"{top}.{_dotted(keys)}": leaf
+        for keys, leaf in jax.tree.leaves_with_path(abstract)
+    }
+    item = jax.tree.map_with_path(
+        lambda keys, _: wanted.get(_dotted(keys), ocp.PLACEHOLDER), _metadata(folder)
+    )
+    args = ocp.args.PyTreeRestore(
+        item, restore_args=ocp.checkpoint_utils.construct_restore_args(item)
+    )
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        tree = reader.restore(folder, args=args)
+    found = {_dotted(keys): leaf for keys, leaf in jax.tree.leaves_with_path(tree)}
+    return jax.tree.unflatten(
+        jax.tree.structure(abstract), [found[name] for name in wanted]
+    )
 
 
 def load_model(
@@ -349,6 +371,17 @@ def load_model(
     shardings = named_shardings(model.abstract_params, model.param_axes, mesh, rules)
     abstract = with_shardings(model.abstract_params, shardings)
     return model.merge(read_params(path, abstract, contract.step)), contract
+
+
+def _metadata(folder: Path) -> Any:
+    """Returns the tree of an item, with the shape of each array."""
+    with ocp.StandardCheckpointer() as reader:
+        return reader.metadata(folder).item_metadata.tree
+
+
+def _dotted(keys: tuple[Any, ...]) -> str:
+    """Returns a path through a tree as text."""
+    return jax.tree_util.keystr(keys, simple=True, separator=".")
 
 
 def _without_params(state: TrainState) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from ul2.training.checkpoints import (
     Contract,
 )
 from ul2.training.evaluate import evaluate
+from ul2.training.losses import AUTO
 from ul2.training.metrics import Clock, Metrics, multiplied_params
 from ul2.training.optimizers import Optimizer
 from ul2.training.origin import Origin
@@ -42,6 +43,7 @@ from ul2.training.state import (
     TrainState,
     abstract_state,
     define_model,
+    float32_of,
     init_state,
     state_of,
     with_shardings,
@@ -70,7 +72,8 @@ class TrainSettings:
             for one of them only and give the same update.
         z_loss: factor of the squared log normalizer; 0 switches it off.
         loss_normalizer: `target_tokens` or `sum`.
-        loss_chunk: columns whose logits exist at once.
+        loss_chunk: columns whose logits exist at once; `auto` for as many as half a
+            gigabyte of them on a device allows.
         log_every_steps: updates per line of metrics.
         eval_every_steps: updates between evaluations; 0 evaluates only at the end.
         save_every_steps: updates between checkpoints; 0 saves only at the end.
@@ -86,7 +89,7 @@ class TrainSettings:
     microbatches: int = 1
     z_loss: float = 1e-4
     loss_normalizer: str = "target_tokens"
-    loss_chunk: int = 128
+    loss_chunk: int | str = AUTO
     log_every_steps: int = 10
     eval_every_steps: int = 1000
     save_every_steps: int = 1000
@@ -98,7 +101,6 @@ class TrainSettings:
         for name in (
             "total_steps",
             "microbatches",
-            "loss_chunk",
             "log_every_steps",
             "keep_checkpoints",
         ):
@@ -111,6 +113,13 @@ class TrainSettings:
             raise ValueError(
                 f"stall_seconds={self.stall_seconds} must be 0 (wait forever) or more; "
                 "set STALL_SECONDS."
+            )
+        if self.loss_chunk != AUTO and not (
+            isinstance(self.loss_chunk, int) and self.loss_chunk >= 1
+        ):
+            raise ValueError(
+                f"loss_chunk={self.loss_chunk!r} must be {AUTO}, or at least 1; set "
+                "LOSS_CHUNK."
             )
         if self.loss_normalizer not in LOSS_NORMALIZERS:
             raise ValueError(
@@ -398,13 +407,13 @@ def _state_of_origin(
     """
     origin.check(run.vocab, run.model)
     wanted = with_shardings(programs.abstract, programs.shardings)
-    opt_state, prior_steps = None, 0
+    kept, prior_steps = None, 0
     if run.keep_optimizer:
         origin.check_optimizer(programs.abstract.opt_state)
-        opt_state, prior_steps = origin.read_opt_state(wanted), origin.steps
-    params = origin.read_params(wanted.params)
-    state = state_of(params, opt_state, programs.optimizer, programs.shardings)
-    return state, prior_steps
+        kept, prior_steps = origin.read_opt_state(wanted), origin.steps
+    # The bits that the parameters may not have are for the optimizer's master copy.
+    params = origin.read_params(float32_of(wanted.params))
+    return state_of(params, kept, programs.optimizer, wanted), prior_steps
 
 
 def _shifted(schedule: optax.Schedule, prior_steps: int) -> optax.Schedule:

@@ -7,12 +7,16 @@ pass makes them again (`jax.checkpoint`). Everything after the logits is float32
     loss    -log softmax(logits)[target]           summed where weight is 1
     z_loss  z_loss_weight * log(sum exp logits)^2   keeps the logits from drifting
 
+Each chunk reads the head's kernel and adds to its gradient, which is then summed over
+the devices that the rows are split over. So a chunk should have thousands of tokens on
+each device; how many columns those are depends on the rows there (`chunk_columns`).
+
 Sums, not means, leave this file: sums of microbatches and of hosts simply add up, and
 the step divides once.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +24,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ul2.axes import BATCH, LENGTH, VOCAB
 from ul2.models.constraints import constrain
+
+AUTO: Final = "auto"
+# What `auto` lets the logits of a chunk take on a device, in float32 and over the whole
+# vocabulary: 4177 tokens of T5's 32128 ids. Where the vocabulary is split, it is less.
+_CHUNK_BYTES: Final = 2**29
 
 
 class LossSums(NamedTuple):
@@ -94,6 +103,25 @@ def cross_entropy(
     sums, correct = jax.lax.scan(add_chunk, zero_sums(num_denoisers), chunks)
     correct = jnp.moveaxis(correct, 0, 1).reshape(targets.shape[0], -1)
     return sums, correct[:, : targets.shape[1]]
+
+
+def chunk_columns(
+    loss_chunk: int | str, *, rows: int, columns: int, vocab_size: int
+) -> int:
+    """Returns how many columns a chunk shall have.
+
+    Args:
+        loss_chunk: a number of columns, or `auto`.
+        rows: of the batch on one device.
+        columns: of a row.
+        vocab_size: length of the logits of one token.
+    """
+    if isinstance(loss_chunk, int):
+        return loss_chunk
+    assert loss_chunk == AUTO, loss_chunk
+    most = max(1, _CHUNK_BYTES // (4 * vocab_size * rows))
+    # Chunks of one length: the last is filled up with zeros.
+    return -(-columns // -(-columns // most))
 
 
 def zero_sums(num_denoisers: int) -> LossSums:

@@ -10,6 +10,7 @@ goes on counting, and is ahead of the run by `Origin.steps`.
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -21,7 +22,7 @@ from flax import traverse_util
 
 from ul2 import axes
 from ul2.models import architectures
-from ul2.training import checkpoints, run_directory
+from ul2.training import checkpoints, precision, run_directory
 from ul2.training.checkpoints import Contract
 from ul2.training.state import Params, TrainState, define_model
 from ul2.vocab import Vocab
@@ -31,6 +32,9 @@ Shapes = Mapping[str, tuple[int, ...]]
 _ADAFACTOR: Final = "0"
 _SCHEDULE_COUNT: Final = "1.count"
 _SLOTS: Final = ("v_row", "v_col", "v")
+# What stands where, in the state of an optimizer that rounds.
+_ROUNDING: Final = re.compile(r"\d+\.(rounded_updates$|master\.)")
+_MASTER: Final = re.compile(r"\d+\.master(?=\.)")
 # What is true of a vocabulary even where its tokenizer is not at hand.
 _IDS: Final = (
     "padded_size",
@@ -81,10 +85,12 @@ class Origin:
         path: what a person named.
         contract: its model, its vocabulary, and the updates it has seen.
         vocab_fields: what is known of its vocabulary.
-        opt_shapes: shape of every array of the optimizer's state, by dotted path;
-            None where there is no such state.
-        read_params: returns the parameters, given their shapes and shardings.
-        read_opt_state: returns the optimizer's state, given those of the whole state.
+        opt_shapes: shape of every array of the optimizer's state, by dotted path,
+            but for the link that rounds; None where there is no such state.
+        read_params: returns the parameters, given their shapes and shardings; of
+            those that are rounded, the float32 master copy if there is one.
+        read_opt_state: returns the optimizer's state, without the link that rounds,
+            given the shapes and shardings of the whole state.
         tokenizer: the SentencePiece model it was trained with, if it is there.
     """
 
@@ -129,7 +135,8 @@ class Origin:
                 f"INITIAL_CHECKPOINT={self.path} has no optimizer state to keep; set "
                 "INITIAL_OPTIMIZER=reset."
             )
-        wanted = {name: leaf.shape for name, leaf in dotted(abstract_opt_state).items()}
+        inner, _ = precision.split_state(abstract_opt_state)
+        wanted = {name: leaf.shape for name, leaf in dotted(inner).items()}
         if wanted.keys() != found.keys():
             raise ValueError(
                 f"INITIAL_CHECKPOINT={self.path} has the state of another optimizer "
@@ -176,15 +183,26 @@ def of_run(path: str | Path) -> Origin:
     contract = checkpoints.read_contract(path)
     step = contract.step
     tokenizer = run_directory.tokenizer_path(path)
+    shapes = checkpoints.opt_state_shapes(path, step)
+    master = next((m[0] for name in shapes or () if (m := _MASTER.match(name))), None)
+
+    def read_params(abstract: Params) -> Params:
+        if master is None:
+            return checkpoints.read_params(path, abstract, step)
+        params: Params = checkpoints.read_opt_state(path, abstract, step, within=master)
+        return params
+
+    def read_opt_state(abstract: TrainState) -> Any:
+        inner, _ = precision.split_state(abstract.opt_state)
+        return checkpoints.read_opt_state(path, inner, step)
+
     return Origin(
         path=Path(path),
         contract=contract,
         vocab_fields=[field.name for field in dataclasses.fields(Vocab)],
-        opt_shapes=checkpoints.opt_state_shapes(path, step),
-        read_params=lambda abstract: checkpoints.read_params(path, abstract, step),
-        read_opt_state=lambda abstract: checkpoints.read_opt_state(
-            path, abstract, step
-        ),
+        opt_shapes=shapes and _without_rounding(shapes),
+        read_params=read_params,
+        read_opt_state=read_opt_state,
         tokenizer=tokenizer.read_bytes() if tokenizer.is_file() else None,
     )
 
@@ -222,7 +240,9 @@ def of_arrays(
         vocab_fields=fields,
         opt_shapes=shapes or None,
         read_params=lambda abstract: _read_tree(params, abstract),
-        read_opt_state=lambda abstract: _read_tree(opt_state, abstract.opt_state),
+        read_opt_state=lambda abstract: _read_tree(
+            opt_state, precision.split_state(abstract.opt_state)[0]
+        ),
         tokenizer=tokenizer,
     )
 
@@ -256,6 +276,11 @@ def _with_sentinels_of(theirs: Vocab, ours: Vocab) -> Vocab:
     if not alike or theirs.padded_size != ours.padded_size:
         return theirs
     return dataclasses.replace(theirs, size=ours.size, sentinel_ids=ours.sentinel_ids)
+
+
+def _without_rounding(shapes: Shapes) -> Shapes:
+    """Returns the shapes of an optimizer's state but for the link that rounds."""
+    return {name: shapes[name] for name in shapes if not _ROUNDING.match(name)}
 
 
 def _opt_state(

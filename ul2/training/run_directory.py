@@ -50,6 +50,8 @@ _UNSAID: Final = {
     "recipe.Recipe.eval_decode": "False",
     "recipe.Recipe.eval_limit": "None",
     "recipe.Recipe.mode_trial_steps": "100",
+    "recipe.Recipe.param_dtype": "'float32'",
+    "recipe.Recipe.rounding": "'stochastic'",
     "loop.TrainSettings.best_metric": "None",
     "loop.TrainSettings.stall_seconds": "1800",
     "optimizers.adafactor.factor_stacked": "'by_size'",

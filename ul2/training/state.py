@@ -20,6 +20,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from ul2.sharding.rules import DEFAULT_RULES, Rules, named_shardings, replicated
+from ul2.training import precision
 from ul2.training.optimizers import ParamAxes
 
 Params = dict[str, Any]
@@ -118,23 +119,46 @@ def abstract_state(
 
 def state_of(
     params: Params,
-    opt_state: Any,
+    kept: Any,
     optimizer: optax.GradientTransformation,
-    shardings: TrainState,
+    abstract: TrainState,
 ) -> TrainState:
     """Returns the state before the first update of parameters that are there already.
 
     Args:
-        params: where they shall live.
-        opt_state: of the optimizer; None for one that has seen nothing.
-        optimizer: makes that.
-        shardings: of the whole state.
+        params: in float32, where they shall live; they are used up.
+        kept: the optimizer's state, without the link that rounds; None for one that
+            has seen nothing. It is used up too.
+        optimizer: makes what is not kept.
+        abstract: the whole state, with shardings.
     """
-    step = jax.jit(lambda: jnp.zeros((), jnp.int32), out_shardings=shardings.step)()
-    if opt_state is None:
-        init = jax.jit(optimizer.init, out_shardings=shardings.opt_state)
-        opt_state = init(params)
-    return TrainState(step, params, opt_state)
+
+    def begin(params: Params, kept: Any) -> TrainState:
+        opt_state = optimizer.init(params)
+        if kept is not None:
+            _, rounding = precision.split_state(opt_state)
+            opt_state = (*kept, *rounding) if rounding else kept
+        params = jax.tree.map(
+            lambda param, wanted: precision.rounded_to(param, wanted.dtype),
+            params,
+            abstract.params,
+        )
+        return TrainState(jnp.zeros((), jnp.int32), params, opt_state)
+
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    init = jax.jit(begin, out_shardings=shardings, donate_argnums=(0, 1))
+    state: TrainState = init(params, kept)
+    return state
+
+
+def float32_of(abstract: Any) -> Any:
+    """Returns the same abstract arrays in float32."""
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(
+            leaf.shape, jnp.float32, sharding=leaf.sharding
+        ),
+        abstract,
+    )
 
 
 def with_shardings(abstract: Any, shardings: Any) -> Any:

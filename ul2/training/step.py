@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ul2 import axes
 from ul2.batch import Batch
-from ul2.sharding.placement import batch_sharding
+from ul2.sharding.placement import batch_sharding, num_batch_shards
 from ul2.sharding.rules import (
     DEFAULT_RULES,
     Rules,
@@ -26,7 +26,8 @@ from ul2.sharding.rules import (
     mesh_axes,
     replicated,
 )
-from ul2.training.losses import LossSums, cross_entropy, zero_sums
+from ul2.training.losses import LossSums, chunk_columns, cross_entropy, zero_sums
+from ul2.training.precision import apply_updates, in_float32, tables_in_float32
 from ul2.training.state import ModelDef, Params, TrainState
 
 LOSS_NORMALIZERS = ("target_tokens", "sum")
@@ -90,12 +91,13 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepSums]:
         key = jax.random.fold_in(jax.random.key(settings.seed), state.step)
         grads, sums = accumulate(model, state.params, batch, key, mesh, rules, settings)
+        grads = in_float32(grads)
         if settings.loss_normalizer == "target_tokens":
             total = jnp.maximum(sums.weights, 1.0)
             grads = jax.tree.map(lambda grad: grad / total, grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         measured = _measure(state, batch, grads, sums, schedule)
-        params = optax.apply_updates(state.params, updates)
+        params = apply_updates(state.params, updates)
         return TrainState(state.step + 1, params, opt_state), measured
 
     compiled = jax.jit(
@@ -115,7 +117,7 @@ class StepSettings(NamedTuple):
     microbatches: int
     loss_normalizer: str
     z_loss: float
-    loss_chunk: int
+    loss_chunk: int | str  # columns, or `auto`
 
 
 def accumulate(
@@ -140,10 +142,12 @@ def accumulate(
             num_denoisers=settings.num_denoisers,
             z_loss=settings.z_loss,
             loss_chunk=settings.loss_chunk,
+            row_shards=num_batch_shards(mesh, rules),
         )
         return sums.objective, sums
 
     gradient = jax.grad(objective, has_aux=True)
+    params = tables_in_float32(params, model.param_axes)
     if settings.microbatches == 1:
         grads, sums = gradient(params, batch, key)
         return grads, sums
@@ -156,7 +160,7 @@ def accumulate(
         return jax.tree.map(jnp.add, carry, new), None
 
     microbatches = split_microbatches(batch, settings.microbatches, mesh, rules)
-    zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, p.dtype), params)
+    zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
     totals, _ = jax.lax.scan(
         add_microbatch,
         (zeros, zero_sums(settings.num_denoisers)),
@@ -190,7 +194,7 @@ def make_eval_step(
     param_shardings: Any,
     num_denoisers: int,
     vocab_size: int,
-    loss_chunk: int,
+    loss_chunk: int | str,
 ) -> EvalStep:
     """Returns the compiled evaluation of one batch, without dropout or z-loss."""
 
@@ -203,6 +207,7 @@ def make_eval_step(
             num_denoisers=num_denoisers,
             z_loss=0.0,
             loss_chunk=loss_chunk,
+            row_shards=num_batch_shards(mesh, rules),
         )
         counted = (batch.loss_weights > 0) & (batch.denoiser_ids >= 0)
         # Rows past the last are dropped: nowhere else to send what does not count.
@@ -270,11 +275,19 @@ def _forward(
     dropout_key: Array | None,
     num_denoisers: int,
     z_loss: float,
-    loss_chunk: int,
+    loss_chunk: int | str,
+    row_shards: int,
 ) -> tuple[LossSums, Bool[Array, "B T"]]:
     """Runs the model and its loss on one batch."""
     module = model.merge(params)
     hidden = module(batch, dropout_key=dropout_key)
+    rows, columns = batch.targets.shape
+    chunk_length = chunk_columns(
+        loss_chunk,
+        rows=-(-rows // row_shards),
+        columns=columns,
+        vocab_size=jax.eval_shape(module.unembed, hidden[:1, :1]).shape[-1],
+    )
     return cross_entropy(
         module.unembed,
         hidden,
@@ -283,7 +296,7 @@ def _forward(
         batch.denoiser_ids,
         num_denoisers=num_denoisers,
         z_loss_weight=z_loss,
-        chunk_length=loss_chunk,
+        chunk_length=chunk_length,
     )
 
 
@@ -306,7 +319,7 @@ def _measure(
         z_loss=sums.z_loss,
         weights=sums.weights,
         grad_norm=optax.tree.norm(grads),
-        param_norm=optax.tree.norm(state.params),
+        param_norm=optax.tree.norm(in_float32(state.params)),
         learning_rate=jnp.asarray(schedule(state.step), jnp.float32),
         examples=jnp.sum(jnp.max(decoder_ids, axis=1)),
         encoder_tokens=jnp.sum(encoder.segment_ids > 0) if encoder else zero,
