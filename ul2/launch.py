@@ -49,6 +49,14 @@ NOT_NEEDED_WITHOUT_TRAINING: Final[Bindings] = (
     ("TOTAL_STEPS", "1000000"),
 )
 
+# Values for macros that a plan can do without, too.
+_NOT_NEEDED_FOR_A_PLAN: Final[Bindings] = (
+    *NOT_NEEDED_WITHOUT_TRAINING,
+    ("DATA", "None"),
+    ("TASK", "any"),
+    ("INITIAL_CHECKPOINT", "None"),
+)
+
 # Examples that are tokenized to be looked at.
 _SCRATCH: Final = "ul2-examples-"
 _DEFAULT_OBJECTIVE: Final = "configs/objectives/ul2.gin"
@@ -244,6 +252,52 @@ def _collect(errors: list[str]) -> Iterator[None]:
         if not is_ours(error):
             raise
         errors.append(str(error))
+
+
+def read_for_plan(
+    gin_files: Sequence[str], bindings: Bindings
+) -> tuple[Recipe, Vocab | None, int | None]:
+    """Reads a config of which only sizes are wanted.
+
+    Neither the data nor the initial checkpoint have to be there, unless it is the
+    checkpoint that says which model it is.
+
+    Returns:
+        The recipe with its model, the vocabulary of its checkpoint if that was
+        opened, and TOTAL_STEPS if it was given.
+
+    Raises:
+        ValueError: something is wrong with it.
+    """
+    recipe = read(gin_files, bindings, _NOT_NEEDED_FOR_A_PLAN)
+    gin_config.begin(gin_files, bindings)
+    ends = "TOTAL_STEPS" not in gin_config.undefined_macros()
+    total_steps = recipe.settings.total_steps if ends else None
+    if recipe.model is not None and recipe.model_config is not None:
+        return recipe, None, total_steps
+    contract = open_start(recipe).contract
+    described = contract.model if contract else None
+    vocab = contract.vocab if contract else None
+    return recipe.with_model(described), vocab, total_steps
+
+
+def plan(
+    gin_files: Sequence[str], bindings: Bindings, topology: str
+) -> dict[str, Any]:
+    """Returns what a config takes on a topology; see `ul2.planning`.
+
+    Raises:
+        ValueError: something is wrong with the config, or it does not fit the
+            topology.
+    """
+    # Only `ul2 plan` compiles for devices that are not there.
+    from ul2.planning import topology as topologies
+    from ul2.planning.plan import lay_out
+    from ul2.planning.plan import plan as plan_setting
+
+    recipe, vocab, total_steps = read_for_plan(gin_files, bindings)
+    opened = topologies.open_topology(topology)
+    return plan_setting(lay_out(recipe, opened, vocab), total_steps)
 
 
 def sentinels_needed(gin_files: Sequence[str], bindings: Bindings) -> int:

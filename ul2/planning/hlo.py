@@ -200,16 +200,21 @@ class Module:
             return int(known[1])
         names = _WHILE.search(loop.line)
         assert names
-        condition, body = (self.computations[name] for name in names.groups())
-        bound = _bound(condition)
+        bound = _bound(self.computations[names[1]])
         if bound is None:
             return None
         index, limit = bound
         first = _first(computation, loop, index)
-        step = _step(body, index)
+        step = _step(self.body(loop), index)
         if first is None or step is None:
             return None
         return max(0, -(-(limit - first) // step))
+
+    def body(self, loop: Instruction) -> Computation:
+        """Returns what a loop does each time it turns."""
+        names = _WHILE.search(loop.line)
+        assert names
+        return self.computations[names[2]]
 
     def instructions(self) -> Iterator[tuple[Computation, Instruction, int]]:
         """Yields every instruction that runs, where it stands, and how often."""
