@@ -282,22 +282,53 @@ def read_for_plan(
 
 
 def plan(
-    gin_files: Sequence[str], bindings: Bindings, topology: str
-) -> dict[str, Any]:
-    """Returns what a config takes on a topology; see `ul2.planning`.
+    configs: Sequence[Sequence[str]],
+    bindings: Bindings,
+    topologies: Sequence[str],
+    *,
+    depth: int | None = None,
+    candidates: int = 0,
+    say: Callable[[str], None] = logging.info,
+) -> list[dict[str, Any]]:
+    """Returns what configs take on topologies, each on each; see `ul2.planning`.
+
+    Args:
+        configs: the gin files of each.
+        bindings: (name, value) of `--gin.NAME=value`, of all of them.
+        topologies: such as `v5p:4x4x4`; see `ul2.planning.topology`.
+        depth: at most so many layers in each stack; None for the config's.
+        candidates: how many of the most promising meshes, remat policies and numbers
+            of microbatches are compiled; 0 plans the config's own.
+        say: is told what goes on.
 
     Raises:
-        ValueError: something is wrong with the config, or it does not fit the
-            topology.
+        ValueError: something is wrong with a config, or it does not fit a topology.
     """
     # Only `ul2 plan` compiles for devices that are not there.
-    from ul2.planning import topology as topologies
-    from ul2.planning.plan import lay_out
+    from ul2.planning.plan import lay_out, with_depth
     from ul2.planning.plan import plan as plan_setting
+    from ul2.planning.search import search
+    from ul2.planning.topology import open_topologies
 
-    recipe, vocab, total_steps = read_for_plan(gin_files, bindings)
-    opened = topologies.open_topology(topology)
-    return plan_setting(lay_out(recipe, opened, vocab), total_steps)
+    read_configs = [read_for_plan(gin_files, bindings) for gin_files in configs]
+    reports = []
+    for topology in open_topologies(topologies):
+        for recipe, vocab, total_steps in read_configs:
+            if depth is not None:
+                recipe = with_depth(recipe, depth)
+            if candidates:
+                report = search(
+                    recipe,
+                    topology,
+                    vocab,
+                    count=candidates,
+                    total_steps=total_steps,
+                    say=say,
+                )
+            else:
+                report = plan_setting(lay_out(recipe, topology, vocab), total_steps)
+            reports.append(report)
+    return reports
 
 
 def sentinels_needed(gin_files: Sequence[str], bindings: Bindings) -> int:

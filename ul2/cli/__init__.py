@@ -21,7 +21,16 @@ from ul2.cli.command import say
 _PACKAGE: Final = Path(__file__).resolve().parents[1]
 _GIN_FLAG: Final = "--gin."
 # In the order in which a person meets them.
-_COMMANDS: Final = (tokenize, check, plan, train, inspect, infer, evaluate, convert)
+_COMMANDS: Final = (
+    tokenize,
+    train,
+    check,
+    inspect,
+    plan,
+    infer,
+    evaluate,
+    convert,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -67,22 +67,19 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
 
     import_modules(options)
     configs = options.config or [""]
+    reports = launch.plan(
+        [[*options.gin_file, *filter(None, one.split(","))] for one in configs],
+        options.bindings,
+        options.topology,
+        depth=options.depth,
+        candidates=options.candidates if options.search else 0,
+        say=say,
+    )
+    for index, report in enumerate(reports):
+        report["config"] = configs[index % len(configs)] or None
     console = make_console(options)
-    plans = []
-    for topology in options.topology:
-        for config in configs:
-            files = [*options.gin_file, *filter(None, config.split(","))]
-            one = launch.plan(
-                files,
-                options.bindings,
-                topology,
-                depth=options.depth,
-                candidates=options.candidates if options.search else 0,
-                say=say,
-            )
-            plans.append({"config": config or None, **one})
-    if len(plans) == 1:
-        tables.print_plan(plans[0], console)
-        return plans[0]
-    tables.print_plans(plans, console)
-    return {"plans": plans}
+    if len(reports) == 1:
+        tables.print_plan(reports[0], console)
+        return reports[0]
+    tables.print_plans(reports, console)
+    return {"plans": reports}

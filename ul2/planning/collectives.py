@@ -124,7 +124,7 @@ def _share(kind: str, size: int) -> float:
 def _group_size(kind: str, groups: NDArray[np.int64]) -> int:
     if kind == "collective-permute":
         return 2 if (groups[:, 0] != groups[:, 1]).any() else 1
-    return groups.shape[1]
+    return int(groups.shape[1])
 
 
 def _groups(instruction: Instruction, num_devices: int) -> NDArray[np.int64]:
@@ -146,18 +146,18 @@ def _groups(instruction: Instruction, num_devices: int) -> NDArray[np.int64]:
 
 
 def _listed(text: str) -> NDArray[np.int64]:
-    """{0,2},{1,3}   ->   [[0 2] [1 3]]"""
+    """Reads groups one by one: {0,2},{1,3} -> [[0 2] [1 3]]."""
     return np.array([_ints(one) for one in re.findall(r"\{([\d,]+)\}", text)])
 
 
 def _iota(dims: Sequence[int], transposed: str | None) -> NDArray[np.int64]:
-    """[4,2]T(1,0)   ->   0 2 4 6 1 3 5 7"""
+    """Reads a transposed count: [4,2]T(1,0) -> 0 2 4 6 1 3 5 7."""
     ids = np.arange(math.prod(dims)).reshape(dims)
     return (ids.transpose(_ints(transposed)) if transposed else ids).ravel()
 
 
 def _named(found: re.Match[str]) -> NDArray[np.int64]:
-    """mesh['a'=2,'b'=4] {'b'}   ->   [[0 1 2 3] [4 5 6 7]]
+    """Reads axes of a mesh: mesh['a'=2,'b'=4] {'b'} -> [[0 1 2 3] [4 5 6 7]].
 
     `'b':(2)2` is the part of size 2 of axis b that has 2 above it.
     """

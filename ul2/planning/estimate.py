@@ -1,12 +1,12 @@
-"""How long a step takes: a roofline, every assumption of which is stated.
+"""How long a step takes: a roofline. What it assumes is part of every report.
+
+Some of what is sent is *hidden*, some *exposed*. Along the axes that split rows,
+parameters are gathered and gradients summed beside the computation of other layers.
+Along all others the next product waits for it.
 
     compute     operations / (peak x efficiency)
     memory      bytes to and from HBM / bandwidth, counted by hand
-    hidden      what is sent along the axes that split rows: parameters are gathered,
-                and gradients summed, beside the computation of other layers
-    exposed     what is sent along all other axes: the next product waits for it
-
-    step = max(compute, memory, hidden) + exposed
+    step        max(compute, memory, hidden) + exposed
 """
 
 import dataclasses

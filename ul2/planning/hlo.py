@@ -241,9 +241,7 @@ def _read(text: str) -> Iterator[Computation]:
             opcode = _OPCODE.search(line, head.end() - 1) if head else None
             if head and opcode:
                 root, name = head[1] is not None, head[2]
-                current.append(
-                    Instruction(name, opcode[1], root, line, opcode.start())
-                )
+                current.append(Instruction(name, opcode[1], root, line, opcode.start()))
 
 
 def _bound(condition: Computation) -> tuple[int, int] | None:

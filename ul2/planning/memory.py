@@ -142,9 +142,7 @@ def _kept(module: Module) -> tuple[int, int]:
         root = body.root
         if turns is None or turns < 2 or root.opcode != "tuple":
             continue
-        for index, (array, operand) in enumerate(
-            zip(loop.arrays, root.operands, strict=False)
-        ):
+        for array, operand in zip(loop.arrays, root.operands, strict=True):
             made = body.resolve(operand)
             writes = made is not None and _WRITES_SLICE.search(made.line)
             if writes and len(array.dims) > 1 and array.dims[0] == turns:
@@ -201,10 +199,13 @@ def makes_whole_logits(module: Module, vocab_size: int, columns: int) -> bool:
         if computation.name in module.fused:
             continue
         for array in one.arrays:
-            for part in array.dims:
-                if part > _LEAST_PART and not vocab_size % part:
-                    if math.prod(array.dims) == columns * part:
-                        return True
+            parts = [
+                size
+                for size in array.dims
+                if size > _LEAST_PART and vocab_size % size == 0
+            ]
+            if any(math.prod(array.dims) == columns * part for part in parts):
+                return True
     return False
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any, Final
 
 import jax
@@ -20,7 +21,7 @@ from ul2.planning.compilation import (
 from ul2.planning.estimate import Work
 from ul2.planning.flops import step_flops
 from ul2.planning.memory import MemoryUse
-from ul2.planning.shapes import BatchShape, shape_of
+from ul2.planning.shapes import ONE_HOST, BatchShape, shape_of
 from ul2.planning.topology import LIBTPU, Topology
 from ul2.recipe import Recipe
 from ul2.sharding.mesh import make_mesh
@@ -29,6 +30,27 @@ from ul2.training.state import TrainState
 from ul2.vocab import Vocab
 
 _BUFFERS: Final = 8
+
+
+def with_config(recipe: Recipe, change: Callable[[ModelConfig], ModelConfig]) -> Recipe:
+    """Returns the recipe with another config of its model."""
+    make = recipe.model_config
+    assert make is not None
+    return dataclasses.replace(
+        recipe, model_config=lambda vocab_size: change(make(vocab_size=vocab_size))
+    )
+
+
+def with_depth(recipe: Recipe, depth: int) -> Recipe:
+    """Returns the recipe with at most so many layers in each stack."""
+    return with_config(
+        recipe,
+        lambda config: dataclasses.replace(
+            config,
+            num_encoder_layers=min(depth, config.num_encoder_layers),
+            num_decoder_layers=min(depth, config.num_decoder_layers),
+        ),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,9 +83,7 @@ class Setting:
         """What its step computes."""
         settings = self.recipe.settings
         flops = step_flops(self.config, self.shape, settings.loss_chunk)
-        return Work(
-            self.config, self.shape, flops, self.params, settings.microbatches
-        )
+        return Work(self.config, self.shape, flops, self.params, settings.microbatches)
 
     @property
     def held(self) -> MemoryUse:
@@ -133,7 +153,7 @@ def _known(setting: Setting) -> dict[str, Any]:
         "devices": len(topology.devices),
         "chip": topology.chip.name if topology.chip else None,
         "compiler": topology.compiler,
-        "architecture": setting.recipe.layout(setting.mesh).architecture,
+        "architecture": setting.recipe.layout(setting.mesh, ONE_HOST).architecture,
         "layers": [
             setting.config.num_encoder_layers,
             setting.config.num_decoder_layers,
@@ -247,8 +267,8 @@ def knobs(setting: Setting, use: MemoryUse) -> list[str]:
         )
     if shards < setting.mesh.size or state < use.temporaries:
         lines.append(
-            f"MESH: a larger tensor axis than in {setting.mesh_text} splits every row's "
-            "layers"
+            f"MESH: a larger tensor axis than in {setting.mesh_text} splits the layers "
+            "of every row"
         )
     if setting.mesh.shape.get("data", 1) > 1:
         lines.append("MESH: fsdp instead of data splits parameters and optimizer")

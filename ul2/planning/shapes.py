@@ -25,6 +25,8 @@ from ul2.vocab import MODE_CONVENTIONS, Vocab
 
 # Rows of T5's embedding table.
 _VOCAB_SIZE: Final = 32128
+# Planned is the whole batch, whoever reads which part of it.
+ONE_HOST: Final = (0, 1)
 # Ids left to text whatever the objective needs.
 _FIRST_SENTINEL: Final = 1024
 
@@ -95,7 +97,7 @@ def shape_of(recipe: Recipe, mesh: Mesh, vocab: Vocab | None = None) -> BatchSha
     Raises:
         ValueError: the batch does not divide, or the lengths hold no example.
     """
-    layout = recipe.layout(mesh)
+    layout = recipe.layout(mesh, ONE_HOST)
     vocab, assumptions = _vocab(recipe, vocab)
     if isinstance(recipe.mixture, Mixture):
         shape = _of_mixture(recipe.mixture, layout, vocab)
@@ -152,9 +154,9 @@ def _of_tasks(layout: Layout, vocab: Vocab) -> BatchShape:
 
 def _vocab(recipe: Recipe, vocab: Vocab | None) -> tuple[Vocab, list[str]]:
     """Returns the vocabulary of the model, and what had to be assumed for it."""
-    if vocab is None and not recipe.is_of_tasks and recipe.data is not None:
-        if Path(recipe.data).exists():
-            vocab = TokenStore.open(recipe.data).vocab
+    store = None if recipe.is_of_tasks else recipe.data
+    if vocab is None and store is not None and Path(store).exists():
+        vocab = TokenStore.open(store).vocab
     if vocab is None:
         return _t5_vocab(recipe), [
             f"{_VOCAB_SIZE} ids, as T5 has, with every sentinel that is needed: there "

@@ -3,7 +3,7 @@
     v5p:4x4x4      a slice of 64 TPU chips, through libtpu's ahead-of-time compiler
     2*v5p:4x4x4    two of them, joined by the network between hosts
     cpu:8          eight fake devices of this machine's CPU; needs nothing installed
-    h200:16        as many fake CPU devices, with that chip's numbers for memory and time
+    h200:16        sixteen fake devices, with that chip's numbers for memory and time
     v5p:64         the same for a TPU, where libtpu is not at hand
 
 A mesh splits, and XLA partitions, alike on all of them. What the CPU's compiler makes
@@ -13,10 +13,11 @@ of memory is its own: it fuses less and widens bfloat16, so it errs high.
 import contextlib
 import dataclasses
 import importlib.util
+import math
 import os
 import re
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import jax
 
@@ -24,6 +25,7 @@ from ul2.sharding.chips import CHIPS, Chip
 
 CPU: Final = "cpu"
 LIBTPU: Final = "libtpu"
+_CHIPS_OF_HOST: Final = 4
 _FORM: Final = re.compile(r"(?:(\d+)\*)?([a-z]\w*):(\d+(?:x\d+)*)")
 _ALLOWED: Final = (
     "a TPU slice such as v4:2x2x2, v5e:4x8, v5p:4x4x4 or v6e:16x16, several of them "
@@ -81,45 +83,78 @@ class Topology:
         return index // self.chip.domain
 
 
-def open_topology(name: str) -> Topology:
-    """Returns the devices of a topology; starts jax's CPU backend.
+def open_topologies(names: Sequence[str]) -> list[Topology]:
+    """Returns the devices of topologies; starts jax's CPU backend.
 
     Raises:
         ValueError: there is no such topology, or its compiler is not installed.
     """
-    found = _FORM.fullmatch(name)
-    if found is None or (found[2] not in CHIPS and found[2] != CPU):
-        raise ValueError(f"--topology={name!r} is not {_ALLOWED}.")
-    slices, kind = int(found[1] or 1), found[2]
-    shape = tuple(map(int, found[3].split("x")))
-    if slices < 1 or min(shape) < 1:
-        raise ValueError(f"--topology={name!r} holds no device.")
+    read = [_Name.read(name) for name in names]
     # Planning takes no accelerator away from whoever works on it.
     with contextlib.suppress(RuntimeError):
         jax.config.update("jax_platforms", CPU)
-    chip = CHIPS.get(kind)
-    if len(shape) == 1:
-        if slices > 1:
+    counts = [one.shape[0] for one in read if one.is_counted]
+    # Fails once the backend is up; then there are as many as there are.
+    with contextlib.suppress(RuntimeError):
+        if counts:
+            jax.config.update("jax_num_cpu_devices", max(counts))
+    return [_open(one) for one in read]
+
+
+class _Name(NamedTuple):
+    """The parts of a topology's name."""
+
+    text: str
+    slices: int
+    kind: str
+    shape: tuple[int, ...]
+
+    @classmethod
+    def read(cls, text: str) -> "_Name":
+        """Takes a name apart.
+
+        Raises:
+            ValueError: it is none.
+        """
+        found = _FORM.fullmatch(text)
+        if found is None or (found[2] not in CHIPS and found[2] != CPU):
+            raise ValueError(f"--topology={text!r} is not {_ALLOWED}.")
+        shape = tuple(map(int, found[3].split("x")))
+        name = cls(text, int(found[1] or 1), found[2], shape)
+        if name.slices < 1 or min(shape) < 1:
+            raise ValueError(f"--topology={text!r} holds no device.")
+        if name.is_counted and name.slices > 1:
             raise ValueError(
-                f"--topology={name!r}: only slices with a shape are joined by a "
-                f"network, such as {slices}*v5p:4x4x4."
+                f"--topology={text!r}: only slices with a shape are joined by a "
+                f"network, such as {name.slices}*v5p:4x4x4."
             )
-        return Topology(name, _fake_devices(name, shape[0]), chip, (), 1, CPU)
-    if chip is None or not chip.num_dims:
-        raise ValueError(f"--topology={name!r}: {kind} has no torus; write {kind}:8.")
-    devices = _tpu_devices(name, chip, shape, slices)
-    return Topology(name, devices, chip, shape, slices, LIBTPU)
+        if not name.is_counted and (name.kind == CPU or not CHIPS[name.kind].num_dims):
+            raise ValueError(
+                f"--topology={text!r}: {name.kind} has no torus; write {name.kind}:8."
+            )
+        return name
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether it is a number of devices, without a shape."""
+        return len(self.shape) == 1
+
+
+def _open(name: _Name) -> Topology:
+    chip = CHIPS.get(name.kind)
+    if name.is_counted or chip is None:
+        devices = _fake_devices(name.text, name.shape[0])
+        return Topology(name.text, devices, chip, (), 1, CPU)
+    devices = _tpu_devices(name, chip)
+    return Topology(name.text, devices, chip, name.shape, name.slices, LIBTPU)
 
 
 def _fake_devices(name: str, count: int) -> tuple[Any, ...]:
-    """Returns devices of the CPU backend, which is started with as many if it can be.
+    """Returns devices of the CPU backend.
 
     Raises:
         ValueError: it was started with fewer.
     """
-    # Fails once the backend is up; then there are as many as there are.
-    with contextlib.suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", count)
     devices = jax.devices(CPU)
     if len(devices) < count:
         raise ValueError(
@@ -129,42 +164,39 @@ def _fake_devices(name: str, count: int) -> tuple[Any, ...]:
     return tuple(devices[:count])
 
 
-def _tpu_devices(
-    name: str, chip: Chip, shape: Sequence[int], slices: int
-) -> tuple[Any, ...]:
+def _tpu_devices(name: _Name, chip: Chip) -> tuple[Any, ...]:
     """Returns the chips of slices, as libtpu knows them.
 
     Raises:
         ValueError: libtpu is not installed, or knows no such slice.
     """
-    count = slices
-    for size in shape:
-        count *= size
+    of_slice = math.prod(name.shape)
     if importlib.util.find_spec("libtpu") is None:
         raise ValueError(
-            f"--topology={name} needs libtpu: pip install 'ul2[plan]' (Linux), or plan "
-            f"with the CPU's compiler: --topology={chip.name}:{count}."
+            f"--topology={name.text} needs libtpu: pip install 'ul2[plan]' (Linux), or "
+            "plan with the CPU's compiler: "
+            f"--topology={chip.name}:{name.slices * of_slice}."
         )
     from jax.experimental import topologies
 
-    for variable, value in _LIBTPU_ENVIRONMENT.items():
-        os.environ.setdefault(variable, value)
-    options: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
+    # What jax has noted there on import, for want of a TPU, is no help.
+    os.environ.update(_LIBTPU_ENVIRONMENT)
+    options: dict[str, Any] = {"num_slices": name.slices} if name.slices > 1 else {}
     if chip.name == "v4":
         # Both cores of a chip as one device, as jax runs them.
         options["chip_config_name"] = "megacore"
-    if count // slices < 4:
-        # One host of less than 2x2 chips, which the name alone does not say.
-        options["chips_per_host_bounds"] = [*shape, 1, 1][:3]
+    if of_slice < _CHIPS_OF_HOST:
+        # Which the name alone does not say.
+        options["chips_per_host_bounds"] = [*name.shape, 1, 1][:3]
     try:
         described = topologies.get_topology_desc(
             platform="tpu",
-            topology_name=f"{chip.name}:{'x'.join(map(str, shape))}",
+            topology_name=f"{chip.name}:{'x'.join(map(str, name.shape))}",
             **options,
         )
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
-            f"--topology={name}: libtpu knows no such slice ({reason})."
+            f"--topology={name.text}: libtpu knows no such slice ({reason})."
         ) from None
     return tuple(described.devices)
