@@ -15,7 +15,13 @@ from ul2 import axes, is_ours
 from ul2.models.config import ModelConfig
 from ul2.planning import estimate
 from ul2.planning.plan import Setting, lay_out, plan, with_config
-from ul2.planning.predict import Sizes, predicted_sent, predicted_use
+from ul2.planning.predict import (
+    Sizes,
+    parts,
+    predicted_sent,
+    predicted_use,
+    roles,
+)
 from ul2.planning.shapes import ONE_HOST, BatchShape, shape_of
 from ul2.planning.topology import Topology
 from ul2.recipe import Recipe
@@ -39,6 +45,7 @@ class Candidate(NamedTuple):
     microbatches: int
     needed_bytes: int
     seconds: float
+    inside: int = 1  # parts that a layer is split into
 
     @property
     def knobs(self) -> dict[str, Any]:
@@ -101,14 +108,24 @@ def candidates(
 
     Those that seem not to fit come last, those that need the least memory first.
     """
-    made = list(_candidates(recipe, topology, vocab))
-    limit = topology.memory_bytes
+    limit = topology.memory_bytes * _MARGIN
 
     def order(one: Candidate) -> tuple[Any, ...]:
-        fits = one.needed_bytes <= limit * _MARGIN
-        return (not fits, one.seconds if fits else one.needed_bytes, one[:3])
+        fits = one.needed_bytes <= limit
+        # Predictions are not finer than this.
+        seconds = f"{one.seconds:.1e}"
+        return (not fits, float(seconds) if fits else 0.0, one.needed_bytes, one.mesh)
 
-    return sorted(made, key=order)
+    made = sorted(_candidates(recipe, topology, vocab), key=order)
+    # Meshes that differ in nothing but how often parameters are copied are alike: the
+    # best of them comes with the best of others, the rest behind.
+    alike: dict[tuple[Any, ...], list[Candidate]] = {}
+    for one in made:
+        fits = one.needed_bytes <= limit
+        key = (fits, one.remat, one.microbatches, one.inside)
+        alike.setdefault(key, []).append(one)
+    firsts = [group[0] for group in alike.values() if group[0].needed_bytes <= limit]
+    return firsts + [one for one in made if one not in firsts]
 
 
 def apply(recipe: Recipe, candidate: Candidate) -> Recipe:
@@ -132,6 +149,8 @@ def _candidates(
     shapes: dict[int, BatchShape | None] = {}
     for text in meshes(first.config, topology):
         mesh = make_mesh(text, topology.devices)
+        role = roles(mesh)
+        inside = parts(mesh, (*role.insides, *role.columns))
         for microbatches in _MICROBATCHES:
             tried = apply(
                 recipe, Candidate(text, first.config.remat, microbatches, 0, 0.0)
@@ -153,7 +172,7 @@ def _candidates(
                 time = estimate.step_time(topology, mesh, work, use, sent)
                 # Without a chip's numbers: what is sent decides.
                 seconds = time.total if time else sum(one.sent_bytes for one in sent)
-                yield Candidate(text, remat, microbatches, use.total, seconds)
+                yield Candidate(text, remat, microbatches, use.total, seconds, inside)
 
 
 def _on_one_device(recipe: Recipe, topology: Topology, vocab: Vocab | None) -> Setting:
