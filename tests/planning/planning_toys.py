@@ -1,11 +1,9 @@
 """Recipes of tiny models, for plans."""
 
-import dataclasses
-
+from ul2 import launch
 from ul2.models.architectures import ARCHITECTURES
 from ul2.models.config import ModelConfig
 from ul2.planning.shapes import BatchShape
-from ul2.sharding.mesh import AXES
 from ul2.vocab import Vocab
 
 FILES = ("configs/objectives/ul2.gin", "configs/runs/pretrain.gin")
@@ -84,10 +82,8 @@ def flags(model="enc_dec_tiny", **macros):
     ]
 
 
-def mesh_text(**sizes):
-    assert sizes.keys() <= set(AXES)
-    return ",".join(f"{name}={size}" for name, size in sizes.items())
-
-
-def replace(config, **changes):
-    return dataclasses.replace(config, **changes)
+def read(arguments):
+    """Returns what `launch.read_for_plan` makes of flags."""
+    files = [a.removeprefix("--gin_file=") for a in arguments if "gin_file" in a]
+    pairs = [a.removeprefix("--gin.") for a in arguments if a.startswith("--gin.")]
+    return launch.read_for_plan(files, [tuple(pair.split("=", 1)) for pair in pairs])

@@ -93,7 +93,11 @@ def test_groups_that_cannot_be_read_are_refused():
             "all-reduce",
             72,
         ),
-        ("f32[2]{0} reduce-scatter(%x), replica_groups=[2,4]<=[8]", "reduce-scatter", 24),
+        (
+            "f32[2]{0} reduce-scatter(%x), replica_groups=[2,4]<=[8]",
+            "reduce-scatter",
+            24,
+        ),
         ("f32[8]{0} all-to-all(%x), replica_groups=[2,4]<=[8]", "all-to-all", 24),
         (
             "(f32[8]{0}, f32[8]{0}, u32[], u32[]) collective-permute-start(%x),"

@@ -10,7 +10,7 @@ from ul2.planning.hlo import Array, Module, dtype_bytes
 # the inner loop, whose start is a copy of a constant.
 NESTED = """HloModule jit_f, is_scheduled=true
 
-%inner_body (p.0: (u32[], f32[8])) -> (u32[], f32[8]) {
+%turn (p.0: (u32[], f32[8])) -> (u32[], f32[8]) {
   %p.0 = (u32[]{:T(128)}, f32[8]{0:T(128)}) parameter(0)
   %i.0 = u32[]{:T(128)} get-tuple-element(%p.0), index=0
   %x.0 = f32[8]{0:T(128)} get-tuple-element(%p.0), index=1
@@ -20,7 +20,7 @@ NESTED = """HloModule jit_f, is_scheduled=true
   ROOT %t.0 = (u32[]{:T(128)}, f32[8]{0:T(128)}) tuple(%next.0, %y.0)
 }
 
-%inner_cond (p.1: (u32[], f32[8])) -> pred[] {
+%if (p.1: (u32[], f32[8])) -> pred[] {
   %p.1 = (u32[]{:T(128)}, f32[8]{0:T(128)}) parameter(0)
   %seven = u32[]{:T(128)} constant(7)
   %i.1 = u32[]{:T(128)} get-tuple-element(%p.1), index=0
@@ -34,7 +34,7 @@ NESTED = """HloModule jit_f, is_scheduled=true
   %zero = u32[] constant(0)
   %start = u32[] copy(%zero)
   %state = (u32[], f32[8]{0:T(128)}) tuple(%start, %x.2)
-  %loop.2 = (u32[], f32[8]{0:T(128)}) while(%state), condition=%inner_cond, body=%inner_body
+  %loop.2 = (u32[], f32[8]{0:T(128)}) while(%state), condition=%if, body=%turn
   %y.2 = f32[8]{0:T(128)} get-tuple-element(%loop.2), index=1
   %one = s32[] constant(1)
   %next.2 = s32[] add(%i.2, %one)
@@ -65,7 +65,7 @@ def runs_of(module, opcode):
 def test_loops_in_loops_multiply():
     module = Module(NESTED)
     # 7 in steps of 2 is four turns.
-    assert module.runs["inner_body"] == 32 * 4
+    assert module.runs["turn"] == 32 * 4
     assert runs_of(module, "negate") == [32 * 4]
     assert module.unread_loops == []
 
@@ -73,12 +73,12 @@ def test_loops_in_loops_multiply():
 def test_loop_of_a_written_trip_count_needs_no_condition():
     known = 'body=%outer_body, backend_config={"known_trip_count":{"n":"5"}}'
     module = Module(NESTED.replace("body=%outer_body", known))
-    assert module.runs["inner_body"] == 5 * 4
+    assert module.runs["turn"] == 5 * 4
 
 
 def test_loop_that_says_nothing_counts_once_and_is_named():
     module = Module(NESTED.replace("direction=LT", "direction=NE"))
-    assert module.runs["inner_body"] == 1
+    assert module.runs["turn"] == 1
     assert sorted(module.unread_loops) == ["loop", "loop.2"]
 
 

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from planning_toys import flags, make_vocab
+from planning_toys import flags, make_vocab, read
 from wiring_toys import flags as store_flags
 from wiring_toys import make_store
 
@@ -11,12 +11,6 @@ from ul2 import launch
 from ul2.planning.shapes import shape_of
 from ul2.sharding.mesh import make_mesh
 from ul2.starting import Start
-
-
-def read(arguments):
-    files = [a.removeprefix("--gin_file=") for a in arguments if "gin_file" in a]
-    pairs = [a.removeprefix("--gin.") for a in arguments if a.startswith("--gin.")]
-    return launch.read_for_plan(files, [tuple(pair.split("=", 1)) for pair in pairs])
 
 
 @pytest.mark.parametrize("model", ["enc_dec_tiny", "dec_only_tiny"])

@@ -47,7 +47,8 @@ class MemoryUse:
         temporaries: the most that lives at once beside them; `activations` and
             `gradients` are part of it.
         activations: what the forward pass keeps for the backward pass.
-        gradients: of stacked parameters, as the backward pass writes them.
+        gradients: that the backward pass collects: of stacked parameters, and of the
+            columns that the head is applied to.
         program: the code.
         allocated_temporaries: the compiler's `temp`, see above.
     """
