@@ -63,8 +63,9 @@ def test_candidates_divide_and_the_first_fit(recipe, topology):
     assert len(tight) == len(found)
 
 
-def test_prediction_is_near_what_is_compiled(recipe, topology):
-    recipe = dataclasses.replace(recipe, mesh="data=2,fsdp=2,tensor=2")
+def test_prediction_is_near_what_is_compiled(topology):
+    # The CPU's compiler sends float32 whatever the dtype.
+    recipe = read(flags(REMAT="full", MESH="data=2,fsdp=2,tensor=2"))[0]
     setting = lay_out(recipe, topology)
     held = setting.held
     whole = lay_out(
@@ -72,16 +73,15 @@ def test_prediction_is_near_what_is_compiled(recipe, topology):
         dataclasses.replace(topology, devices=topology.devices[:1]),
     ).held
     sizes = Sizes(setting.params, whole.parameters, whole.optimizer)
-    use = predicted_use(setting.work, setting.mesh, sizes, 64)
+    use = predicted_use(setting.work, setting.mesh, sizes)
     assert use.parameters == pytest.approx(held.parameters, rel=0.02)
     assert use.batch == pytest.approx(held.batch, rel=0.2)
     step = compile_step(setting.recipe, setting.mesh, setting.shape)
     sent = collectives(step.module, setting.mesh)
     predicted = predicted_sent(setting.work, setting.mesh)
     assert {one.axes for one in predicted} == {("data",), ("fsdp",), ("tensor",)}
-    # The CPU's compiler sends float32 where bfloat16 would do, a TPU's does not.
     total = sum(one.sent_bytes for one in sent)
-    assert 0.3 < sum(one.sent_bytes for one in predicted) / total < 3
+    assert 0.5 < sum(one.sent_bytes for one in predicted) / total < 1.5
 
 
 def test_axes_of_size_one_do_nothing():
@@ -98,10 +98,11 @@ def test_less_is_kept_by_stronger_policies(recipe, topology):
     for remat in ("none", "dots", "full"):
         config = dataclasses.replace(setting.config, remat=remat)
         work = setting.work._replace(config=config)
-        kept.append(predicted_use(work, setting.mesh, sizes, 64).activations)
+        kept.append(predicted_use(work, setting.mesh, sizes).activations)
     assert kept[0] > kept[1] > kept[2] > 0
 
 
+@pytest.mark.slow
 def test_search_reports_the_best_and_all_that_were_compiled(capfd):
     arguments = [*flags(), "--topology=h200:8", "--search", "--candidates=2", "--json"]
     assert cli.main(["plan", *arguments]) == 0

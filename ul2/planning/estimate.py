@@ -73,6 +73,7 @@ class Work(NamedTuple):
     flops: Flops
     params: int
     microbatches: int
+    loss_chunk: int
 
 
 def step_time(

@@ -83,7 +83,14 @@ class Setting:
         """What its step computes."""
         settings = self.recipe.settings
         flops = step_flops(self.config, self.shape, settings.loss_chunk)
-        return Work(self.config, self.shape, flops, self.params, settings.microbatches)
+        return Work(
+            self.config,
+            self.shape,
+            flops,
+            self.params,
+            settings.microbatches,
+            settings.loss_chunk,
+        )
 
     @property
     def held(self) -> MemoryUse:
@@ -224,6 +231,7 @@ def _measured(setting: Setting, use: MemoryUse, step: CompiledStep) -> dict[str,
         ),
         "unread_loops": len(module.unread_loops),
         "compile_seconds": step.compile_seconds,
+        "compile_cpu_seconds": step.compile_cpu_seconds,
         "lower_seconds": step.lower_seconds,
         "host_peak_bytes": step.host_peak_bytes,
     }

@@ -27,6 +27,10 @@ from ul2.planning.memory import MemoryUse
 from ul2.sharding.rules import DEFAULT_RULES, mesh_axes
 
 _FLOAT32: Final = 4
+# Of a batch, per column: tokens, places, targets, weights.
+_BATCH_NUMBERS: Final = 6
+# The head is gathered anew for every chunk of the loss, forward and backward.
+_HEAD_PASSES: Final = 2
 # Copies of a sublayer's widest array that live at once, forward and backward.
 _COPIES: Final = 3
 
@@ -65,7 +69,7 @@ def parts(mesh: Mesh, names: Iterable[str]) -> int:
     return math.prod(mesh.shape[name] for name in names)
 
 
-def predicted_use(work: Work, mesh: Mesh, sizes: Sizes, loss_chunk: int) -> MemoryUse:
+def predicted_use(work: Work, mesh: Mesh, sizes: Sizes) -> MemoryUse:
     """Returns what a device holds while a step runs."""
     role, config, shape = roles(mesh), work.config, work.shape
     split = parts(mesh, {*role.kernels, *role.insides})
@@ -81,7 +85,7 @@ def predicted_use(work: Work, mesh: Mesh, sizes: Sizes, loss_chunk: int) -> Memo
         rows * max(shape.widths) * config.mlp_dim / inside * number,
         rows * max(shape.widths) * config.embed_dim * _FLOAT32,
         rows * _logit_columns(work) * config.num_heads / inside * _FLOAT32,
-        rows * loss_chunk * config.vocab_size / inside * _FLOAT32,
+        rows * work.loss_chunk * config.vocab_size / inside * _FLOAT32,
     )
     layer = sizes.params / max(1, sum(_layers(config))) / inside * number
     gradients = sizes.parameters / split
@@ -89,7 +93,7 @@ def predicted_use(work: Work, mesh: Mesh, sizes: Sizes, loss_chunk: int) -> Memo
     return MemoryUse(
         parameters=int(sizes.parameters / split),
         optimizer=int(sizes.optimizer / split),
-        batch=int(8 * _FLOAT32 * shape.columns / ways),
+        batch=int(_BATCH_NUMBERS * _FLOAT32 * shape.columns / ways),
         activations=int(activations * number),
         gradients=int(gradients),
         temporaries=int(activations * number + gradients + working),
@@ -112,7 +116,8 @@ def _sent(work: Work, mesh: Mesh) -> Iterator[Collective]:
     if role.kernels:
         size = parts(mesh, role.kernels)
         share = (size - 1) / size
-        gathered = passes * kernels * number * work.microbatches * share
+        used = passes * kernels + _HEAD_PASSES * _head_columns(work) / inside
+        gathered = used * number * work.microbatches * share
         yield Collective("all-gather", role.kernels, size, passes, gathered)
         scattered = kernels * number * work.microbatches * share
         yield Collective("reduce-scatter", role.kernels, size, 1, scattered)
@@ -165,6 +170,12 @@ def _kept_width(config: ModelConfig, view: int, inside: int) -> float:
     if remat == "dots":
         return kept
     return 3 * kept + 3 * config.num_heads * view / inside
+
+
+def _head_columns(work: Work) -> float:
+    """Returns the numbers of the head, once for every chunk after the first."""
+    chunks = -(-work.shape.widths[-1] // work.loss_chunk)
+    return (chunks - 1) * float(work.config.vocab_size * work.config.embed_dim)
 
 
 def _logit_columns(work: Work) -> float:

@@ -166,8 +166,7 @@ def _candidates(
                 work = dataclasses.replace(
                     first, recipe=tried, mesh=mesh, shape=shape, config=config
                 ).work
-                chunk = recipe.settings.loss_chunk
-                use = predicted_use(work, mesh, sizes, chunk)
+                use = predicted_use(work, mesh, sizes)
                 sent = predicted_sent(work, mesh)
                 time = estimate.step_time(topology, mesh, work, use, sent)
                 # Without a chip's numbers: what is sent decides.
