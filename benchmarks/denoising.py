@@ -109,7 +109,15 @@ def our_batches(side: str, documents: int) -> Iterator[int]:
             origins = [("documents", index) for index in range(documents)]
             writer.add("train", tokens, lengths, origins)
         split = TokenStore.open(path).split("train")
-        stream = Stream(split, named("ul2"), vocab, LENGTH, LENGTH, BATCH_SIZE, 0)
+        stream = Stream(
+            split=split,
+            mixture=named("ul2"),
+            vocab=vocab,
+            inputs_length=LENGTH,
+            targets_length=LENGTH,
+            batch_size=BATCH_SIZE,
+            seed=0,
+        )
         make: Callable[[int], Any] = stream.examples
         if side != "examples":
             make = Source(stream, pack(stream, side)).__getitem__

@@ -211,8 +211,14 @@ class Recipe:
             workload = Workload(parts, heads)
         return make_mesh(self.mesh, devices, workload=workload)
 
-    def layout(self, mesh: Mesh) -> Layout:
-        """Returns how batches are laid out on a mesh."""
+    def layout(self, mesh: Mesh, host: tuple[int, int] | None = None) -> Layout:
+        """Returns how batches are laid out on a mesh.
+
+        Args:
+            mesh: the device mesh.
+            host: (index, count): which of `count` equal parts of the rows to read;
+                None for those that this process's devices need.
+        """
         assert self.model is not None
         return Layout(
             architecture=self.model.architecture,
@@ -221,7 +227,7 @@ class Recipe:
             batch_size=self.batch_size,
             seed=self.seed,
             shards=num_batch_shards(mesh) * self.settings.microbatches,
-            host=host_shard(mesh),
+            host=host_shard(mesh) if host is None else host,
             examples_per_row=self.examples_per_row,
         )
 

@@ -7,8 +7,9 @@ import pytest
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from training_toys import ToyModel
 
+from ul2.sharding.chips import PEAK_FLOPS
 from ul2.training.evaluate import evaluate, unigram_entropy
-from ul2.training.metrics import PEAK_FLOPS, Metrics, multiplied_params
+from ul2.training.metrics import Metrics, multiplied_params
 from ul2.training.state import define_model
 from ul2.training.step import EvalSums, StepSums
 from ul2.training.writers import JsonLines, ProgressLine, TensorBoard

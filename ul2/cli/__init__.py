@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from ul2.cli import check, convert, infer, inspect, tokenize, train
+from ul2.cli import check, convert, infer, inspect, plan, tokenize, train
 from ul2.cli import eval as evaluate
 from ul2.cli.command import explain, say
 from ul2.sharding.processes import EXIT_RESTART
@@ -23,7 +23,16 @@ from ul2.sharding.processes import EXIT_RESTART
 _PACKAGE: Final = Path(__file__).resolve().parents[1]
 _GIN_FLAG: Final = "--gin."
 # In the order in which a person meets them.
-_COMMANDS: Final = (tokenize, train, check, inspect, infer, evaluate, convert)
+_COMMANDS: Final = (
+    tokenize,
+    train,
+    check,
+    inspect,
+    plan,
+    infer,
+    evaluate,
+    convert,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ul2.data.stream import Stream
+from ul2.data.stream import MixtureBatches
 from ul2.denoising.denoisers import Denoiser, Fit
 from ul2.vocab import round_up
 
@@ -93,16 +93,16 @@ class Packing:
 
 
 def pack(
-    stream: Stream,
+    batches: MixtureBatches,
     architecture: str,
     *,
     shards: int = 1,
     examples_per_row: int | None = None,
 ) -> Packing:
-    """Plans the rows of a stream's batches.
+    """Plans the rows of a mixture's batches.
 
     Args:
-        stream: what will be packed.
+        batches: what will be packed; no text is needed for that.
         architecture: one of `ARCHITECTURES`.
         shards: the rows must divide into this many equal parts (devices along the
             batch axes, times microbatches).
@@ -113,7 +113,7 @@ def pack(
     """
     if architecture not in ARCHITECTURES:
         raise ValueError(f"architecture={architecture!r} is not in {ARCHITECTURES}.")
-    batch_size = stream.batch_size
+    batch_size = batches.batch_size
     if batch_size % shards:
         raise ValueError(
             f"BATCH_SIZE={batch_size} does not divide over {shards} parts (devices "
@@ -131,7 +131,7 @@ def pack(
         )
     choices = [examples_per_row] if examples_per_row else _divisors(per_shard)
     packings = [
-        _packing(stream, architecture, batch_size // choice, shards, keep_pairs)
+        _packing(batches, architecture, batch_size // choice, shards, keep_pairs)
         for choice in choices
         for keep_pairs in (True, False)
     ]
@@ -152,19 +152,19 @@ def _divisors(number: int) -> list[int]:
 
 
 def _packing(
-    stream: Stream, architecture: str, rows: int, shards: int, keep_pairs: bool
+    batches: MixtureBatches, architecture: str, rows: int, shards: int, keep_pairs: bool
 ) -> Packing:
     measured = tuple(
-        sizes(denoiser, fit, len(stream.vocab.mode(denoiser.mode)), architecture)
-        for denoiser, fit in zip(stream.mixture.denoisers, stream.fits, strict=True)
+        sizes(denoiser, fit, len(batches.vocab.mode(denoiser.mode)), architecture)
+        for denoiser, fit in zip(batches.mixture.denoisers, batches.fits, strict=True)
     )
-    compositions = {tuple(row) for row in stream.compositions.tolist()}
+    compositions = {tuple(row) for row in batches.compositions.tolist()}
     loads = [_deal(measured, counts, rows, keep_pairs)[1] for counts in compositions]
     widths = [round_up(int(w), _WIDTH_MULTIPLE) for w in np.max(loads, axis=(0, 1))]
-    filled = stream.compositions.mean(axis=0) @ [size.mean for size in measured]
+    filled = batches.compositions.mean(axis=0) @ [size.mean for size in measured]
     return Packing(
         rows=rows,
-        examples_per_row=stream.batch_size // rows,
+        examples_per_row=batches.batch_size // rows,
         widths=tuple(widths),
         views=tuple(np.max([size.single for size in measured], axis=0).tolist()),
         shards=shards,

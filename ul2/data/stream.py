@@ -38,44 +38,30 @@ class BatchPlan(NamedTuple):
     first: NDArray[np.int64]  # [denoisers] examples of each before the batch
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Stream:
-    """The examples of one split under one mixture, in order, for ever.
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class MixtureBatches:
+    """What is known of a mixture's batches before there is any text.
 
     Attributes:
-        split: where the text comes from.
-        mixture: what is done to it.
+        mixture: what is done to text.
         vocab: ids of sentinels, modes and EOS.
         inputs_length: longest inputs of an example, mode and EOS included.
         targets_length: longest targets of an example, EOS included.
         batch_size: examples per batch.
-        seed: with the batch number, the only source of chance.
 
     Raises:
-        ValueError: too few sentinels, nothing fits, or the split is too small for
-            one round of the mixture.
+        ValueError: too few sentinels, or nothing fits.
     """
 
-    split: Split
     mixture: Mixture
     vocab: Vocab
     inputs_length: int
     targets_length: int
     batch_size: int
-    seed: int
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ValueError(f"BATCH_SIZE={self.batch_size} must be at least 1.")
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"SEED={self.seed} must lie in [0, 2**32).")
-        if not self.rounds_per_epoch:
-            raise ValueError(
-                f"split {self.split.name!r} has {self.split.num_tokens} tokens, but "
-                f"one round of the mixture takes {self.round_tokens} at "
-                f"INPUTS_LENGTH={self.inputs_length}, "
-                f"TARGETS_LENGTH={self.targets_length}; add text or lower the lengths."
-            )
 
     @functools.cached_property
     def fits(self) -> tuple[Fit, ...]:
@@ -100,6 +86,35 @@ class Stream:
             count * fit.text
             for count, fit in zip(self.mixture.counts, self.fits, strict=True)
         )
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Stream(MixtureBatches):
+    """The examples of one split under one mixture, in order, for ever.
+
+    Attributes:
+        split: where the text comes from.
+        seed: with the batch number, the only source of chance.
+
+    Raises:
+        ValueError: too few sentinels, nothing fits, or the split is too small for
+            one round of the mixture.
+    """
+
+    split: Split
+    seed: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"SEED={self.seed} must lie in [0, 2**32).")
+        if not self.rounds_per_epoch:
+            raise ValueError(
+                f"split {self.split.name!r} has {self.split.num_tokens} tokens, but "
+                f"one round of the mixture takes {self.round_tokens} at "
+                f"INPUTS_LENGTH={self.inputs_length}, "
+                f"TARGETS_LENGTH={self.targets_length}; add text or lower the lengths."
+            )
 
     @functools.cached_property
     def rounds_per_epoch(self) -> int:

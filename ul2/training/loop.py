@@ -224,7 +224,7 @@ class Programs:
             run.mesh,
             run.rules,
             state_shardings=self.shardings,
-            settings=_step_settings(run, self._settings),
+            settings=step_settings(self._settings, len(run.denoiser_names)),
         )
 
     @functools.cached_property
@@ -421,11 +421,11 @@ def _shifted(schedule: optax.Schedule, prior_steps: int) -> optax.Schedule:
     return (lambda step: schedule(step + prior_steps)) if prior_steps else schedule
 
 
-def _step_settings(run: Run, settings: TrainSettings) -> StepSettings:
+def step_settings(settings: TrainSettings, num_denoisers: int) -> StepSettings:
     """Picks what is compiled into the step."""
     return StepSettings(
         seed=settings.seed,
-        num_denoisers=len(run.denoiser_names),
+        num_denoisers=num_denoisers,
         microbatches=settings.microbatches,
         loss_normalizer=settings.loss_normalizer,
         z_loss=settings.z_loss,

@@ -22,30 +22,16 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final
+from typing import Any
 
 import jax
 import numpy as np
 
 from ul2 import axes
+from ul2.sharding.chips import PEAK_FLOPS
 from ul2.training.state import ModelDef
 from ul2.training.step import StepSums
 from ul2.training.writers import Writer
-
-# Dense bfloat16 FLOP/s of one jax device, from the makers' data sheets.
-PEAK_FLOPS: Final = {
-    "TPU v2": 22.5e12,  # a core, half a chip
-    "TPU v3": 61.5e12,  # a core, half a chip
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5": 459e12,
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,
-    "NVIDIA A100-SXM4-40GB": 312e12,
-    "NVIDIA A100-SXM4-80GB": 312e12,
-    "NVIDIA H100 80GB HBM3": 989e12,
-    "NVIDIA H200": 989e12,
-}
 
 Clock = Callable[[], float]
 
