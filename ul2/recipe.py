@@ -21,7 +21,7 @@ from ul2.denoising.mixture import Mixture
 from ul2.models import architectures
 from ul2.models.config import ModelConfig
 from ul2.sharding.mesh import Workload, make_mesh
-from ul2.sharding.placement import host_shard, num_batch_shards
+from ul2.sharding.placement import host_shard, num_batch_shards, num_column_shards
 from ul2.tasks.example_tokenization import open_tasks, registered_tasks
 from ul2.tasks.tokenizer import Tokenizer
 from ul2.training import loop, precision
@@ -227,6 +227,7 @@ class Recipe:
             batch_size=self.batch_size,
             seed=self.seed,
             shards=num_batch_shards(mesh) * self.settings.microbatches,
+            column_shards=num_column_shards(mesh),
             host=host_shard(mesh) if host is None else host,
             examples_per_row=self.examples_per_row,
         )

@@ -91,6 +91,7 @@ class Corpus:
             stream,
             self.layout.architecture,
             shards=self.layout.shards,
+            column_shards=self.layout.column_shards,
             examples_per_row=self.layout.examples_per_row,
         )
         text = self.store.fingerprint(split)

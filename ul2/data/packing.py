@@ -12,6 +12,7 @@ leave nothing over.
 
 import dataclasses
 import functools
+import math
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -97,6 +98,7 @@ def pack(
     architecture: str,
     *,
     shards: int = 1,
+    column_shards: int = 1,
     examples_per_row: int | None = None,
 ) -> Packing:
     """Plans the rows of a mixture's batches.
@@ -106,6 +108,7 @@ def pack(
         architecture: one of `ARCHITECTURES`.
         shards: the rows must divide into this many equal parts (devices along the
             batch axes, times microbatches).
+        column_shards: the columns of a row must, into this many.
         examples_per_row: None takes the fewest that leave next to no padding.
 
     Raises:
@@ -130,8 +133,11 @@ def pack(
             f"divisor of {per_shard}."
         )
     choices = [examples_per_row] if examples_per_row else _divisors(per_shard)
+    multiple = math.lcm(_WIDTH_MULTIPLE, column_shards)
     packings = [
-        _packing(batches, architecture, batch_size // choice, shards, keep_pairs)
+        _packing(
+            batches, architecture, batch_size // choice, shards, multiple, keep_pairs
+        )
         for choice in choices
         for keep_pairs in (True, False)
     ]
@@ -152,7 +158,12 @@ def _divisors(number: int) -> list[int]:
 
 
 def _packing(
-    batches: MixtureBatches, architecture: str, rows: int, shards: int, keep_pairs: bool
+    batches: MixtureBatches,
+    architecture: str,
+    rows: int,
+    shards: int,
+    width_multiple: int,
+    keep_pairs: bool,
 ) -> Packing:
     measured = tuple(
         sizes(denoiser, fit, len(batches.vocab.mode(denoiser.mode)), architecture)
@@ -160,7 +171,7 @@ def _packing(
     )
     compositions = {tuple(row) for row in batches.compositions.tolist()}
     loads = [_deal(measured, counts, rows, keep_pairs)[1] for counts in compositions]
-    widths = [round_up(int(w), _WIDTH_MULTIPLE) for w in np.max(loads, axis=(0, 1))]
+    widths = [round_up(int(w), width_multiple) for w in np.max(loads, axis=(0, 1))]
     filled = batches.compositions.mean(axis=0) @ [size.mean for size in measured]
     return Packing(
         rows=rows,

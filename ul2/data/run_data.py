@@ -28,6 +28,7 @@ class Layout:
         batch_size: examples per batch, over all devices.
         seed: with the number of a batch, the only source of chance.
         shards: the rows of a batch divide into this many equal parts.
+        column_shards: the columns of a packed row of text do, into this many.
         host: (index, count): which of `count` equal parts of the rows to read.
         examples_per_row: None packs rows as full as is worth it.
     """
@@ -38,6 +39,7 @@ class Layout:
     batch_size: int
     seed: int
     shards: int = 1
+    column_shards: int = 1
     host: tuple[int, int] = (0, 1)
     examples_per_row: int | None = None
 

@@ -79,7 +79,9 @@ def model_config(recipe: Recipe, shape: BatchShape) -> ModelConfig:
 def plan_state(recipe: Recipe, mesh: Mesh, shape: BatchShape) -> TrainState:
     """Returns the state's arrays without their numbers, split over the mesh."""
     make_model = recipe.make_model(shape.vocab)
-    optimizer = recipe.optimizer(recipe.schedule, define_model(make_model).param_axes)
+    optimizer = recipe.param_optimizer(
+        recipe.schedule, define_model(make_model).param_axes
+    )
     state: TrainState = with_shardings(*abstract_state(make_model, optimizer, mesh))
     return state
 
@@ -95,7 +97,7 @@ def compile_step(recipe: Recipe, mesh: Mesh, shape: BatchShape) -> CompiledStep:
     start = time.perf_counter()
     step = make_train_step(
         model,
-        recipe.optimizer(recipe.schedule, model.param_axes),
+        recipe.param_optimizer(recipe.schedule, model.param_axes),
         recipe.schedule,
         mesh,
         state_shardings=jax.tree.map(lambda leaf: leaf.sharding, state),

@@ -24,12 +24,13 @@ from ul2.planning.memory import MemoryUse
 from ul2.planning.shapes import ONE_HOST, BatchShape, shape_of
 from ul2.planning.topology import LIBTPU, Topology
 from ul2.recipe import Recipe
-from ul2.sharding.mesh import make_mesh
 from ul2.sharding.placement import num_batch_shards
+from ul2.training.losses import chunk_columns
 from ul2.training.state import TrainState
 from ul2.vocab import Vocab
 
 _BUFFERS: Final = 8
+_SMALL_CHUNK: Final = 128
 
 
 def with_config(recipe: Recipe, change: Callable[[ModelConfig], ModelConfig]) -> Recipe:
@@ -81,15 +82,25 @@ class Setting:
     @property
     def work(self) -> Work:
         """What its step computes."""
-        settings = self.recipe.settings
-        flops = step_flops(self.config, self.shape, settings.loss_chunk)
-        return Work(
-            self.config,
-            self.shape,
-            flops,
-            self.params,
-            settings.microbatches,
-            settings.loss_chunk,
+        microbatches = self.recipe.settings.microbatches
+        chunk = self.loss_chunk
+        flops = step_flops(self.config, self.shape, chunk)
+        return Work(self.config, self.shape, flops, self.params, microbatches, chunk)
+
+    @property
+    def rows(self) -> int:
+        """Of one microbatch on one device."""
+        parts = num_batch_shards(self.mesh) * self.recipe.settings.microbatches
+        return self.shape.rows // parts
+
+    @property
+    def loss_chunk(self) -> int:
+        """Columns whose logits exist at once."""
+        return chunk_columns(
+            self.recipe.settings.loss_chunk,
+            rows=self.rows,
+            columns=self.shape.widths[-1],
+            vocab_size=self.config.vocab_size,
         )
 
     @property
@@ -115,7 +126,7 @@ def lay_out(recipe: Recipe, topology: Topology, vocab: Vocab | None = None) -> S
     Raises:
         ValueError: the mesh does not fit the devices, or the batch the mesh.
     """
-    mesh = make_mesh(recipe.mesh, topology.devices)
+    mesh = recipe.make_mesh(topology.devices)
     shape = shape_of(recipe, mesh, vocab)
     config = model_config(recipe, shape)
     return Setting(
@@ -204,9 +215,8 @@ def _refused(setting: Setting, error: OutOfMemoryError) -> dict[str, Any]:
 
 def _measured(setting: Setting, use: MemoryUse, step: CompiledStep) -> dict[str, Any]:
     """Returns what the compiled step says."""
-    module, shape, mesh = step.module, setting.shape, setting.mesh
-    sent = collectives(module, mesh)
-    rows = shape.rows // num_batch_shards(mesh) // setting.recipe.settings.microbatches
+    module = step.module
+    sent = collectives(module, setting.mesh)
     return {
         "bytes_per_device": use.to_json(),
         "fits": use.total <= setting.topology.memory_bytes,
@@ -227,7 +237,9 @@ def _measured(setting: Setting, use: MemoryUse, step: CompiledStep) -> dict[str,
         ],
         "whole_parameters": memory.whole_parameters(module, setting.state),
         "whole_logits": memory.makes_whole_logits(
-            module, setting.config.vocab_size, rows * shape.widths[-1]
+            module,
+            setting.config.vocab_size,
+            setting.rows * setting.shape.widths[-1],
         ),
         "unread_loops": len(module.unread_loops),
         "compile_seconds": step.compile_seconds,
@@ -263,15 +275,14 @@ def knobs(setting: Setting, use: MemoryUse) -> list[str]:
     """Returns what would make a step smaller, what helps the most first."""
     recipe, config = setting.recipe, setting.config
     shards = num_batch_shards(setting.mesh)
-    per_shard = setting.shape.rows // shards // recipe.settings.microbatches
     state = use.parameters + use.optimizer
     lines = []
     if config.remat in ("none", "dots"):
         lines.append(f"REMAT=full: {config.remat!r} keeps more of each layer")
-    if per_shard > 1:
+    if setting.rows > 1:
         lines.append(
-            f"MICROBATCHES={2 * recipe.settings.microbatches}: {per_shard} rows are in "
-            "a device's memory at once"
+            f"MICROBATCHES={2 * recipe.settings.microbatches}: {setting.rows} rows are "
+            "in a device's memory at once"
         )
     if shards < setting.mesh.size or state < use.temporaries:
         lines.append(
@@ -280,8 +291,10 @@ def knobs(setting: Setting, use: MemoryUse) -> list[str]:
         )
     if setting.mesh.shape.get("data", 1) > 1:
         lines.append("MESH: fsdp instead of data splits parameters and optimizer")
-    if recipe.settings.loss_chunk > 128:
-        lines.append(f"LOSS_CHUNK=128: logits of {recipe.settings.loss_chunk} columns")
+    if setting.loss_chunk > _SMALL_CHUNK:
+        lines.append(
+            f"LOSS_CHUNK={_SMALL_CHUNK}: logits of {setting.loss_chunk} columns"
+        )
     if not lines or state > use.temporaries:
         lines.append(
             f"more devices: parameters and optimizer alone take {state / 2**30:.1f} "

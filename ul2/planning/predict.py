@@ -6,7 +6,8 @@ predicted is what GSPMD does with the sharding rules:
     axes that split kernels and rows    each pass gathers a layer's kernels, and the
                                         backward pass scatters their gradients
     axes that split rows alone          gradients are summed over all copies
-    axes that split a layer's insides   each sublayer's output is summed, in every pass
+    axes that split a layer's insides   each sublayer gathers its columns and scatters
+                                        its sums: twice forward, thrice backward
     axes that split columns             keys and values of an example are gathered
 
 `benchmarks/scaling_2026-11.md` holds predictions against compiled programs.
@@ -31,6 +32,10 @@ _FLOAT32: Final = 4
 _BATCH_NUMBERS: Final = 6
 # The head is gathered anew for every chunk of the loss, forward and backward.
 _HEAD_PASSES: Final = 2
+# Of the columns of a sublayer: forward, again for the backward pass, and its gradient;
+# and of its sums: of the output, and of the input's gradient.
+_GATHERS: Final = 3
+_SCATTERS: Final = 2
 # Copies of a sublayer's widest array that live at once, forward and backward.
 _COPIES: Final = 3
 
@@ -136,9 +141,11 @@ def _sent(work: Work, mesh: Mesh) -> Iterator[Collective]:
                 _layers(config), shape.widths, sublayers, strict=True
             )
         )
-        summed = outputs * columns * config.embed_dim * number * passes
-        share = 2 * (inside - 1) / inside
-        yield Collective("all-reduce", role.insides, inside, passes, summed * share)
+        once = outputs * columns * config.embed_dim * number * (inside - 1) / inside
+        yield Collective("all-gather", role.insides, inside, _GATHERS, _GATHERS * once)
+        yield Collective(
+            "reduce-scatter", role.insides, inside, _SCATTERS, _SCATTERS * once
+        )
     if role.columns:
         size = parts(mesh, role.columns)
         width = 2 * config.kv_heads * config.head_dim / inside * number
@@ -163,10 +170,10 @@ def _kept_width(config: ModelConfig, view: int, inside: int) -> float:
     if remat == "offload":
         return 0.0
     if remat == "full":
-        return config.embed_dim
+        return config.embed_dim / inside
     heads = (2 * config.num_heads + 2 * config.kv_heads) * config.head_dim / inside
     wide = (2 if config.gated else 1) * config.mlp_dim / inside
-    kept = 3 * config.embed_dim + heads + wide
+    kept = 3 * config.embed_dim / inside + heads + wide
     if remat == "dots":
         return kept
     return 3 * kept + 3 * config.num_heads * view / inside

@@ -25,12 +25,10 @@ from ul2.planning.predict import (
 from ul2.planning.shapes import ONE_HOST, BatchShape, shape_of
 from ul2.planning.topology import Topology
 from ul2.recipe import Recipe
-from ul2.sharding.mesh import AXES, make_mesh
+from ul2.sharding.mesh import ACROSS, AXES, make_mesh
 from ul2.sharding.rules import DEFAULT_RULES, mesh_axes
 from ul2.vocab import Vocab
 
-# Axes that cross slices; every other one stays within one.
-_ACROSS: Final = "dcn_"
 _MICROBATCHES: Final = (1, 2, 4, 8, 16)
 # What is predicted to need up to this much of the memory may yet fit.
 _MARGIN: Final = 1.15
@@ -209,17 +207,15 @@ def _predicted(candidate: Candidate) -> dict[str, Any]:
 def meshes(config: ModelConfig, topology: Topology) -> Iterator[str]:
     """Yields every mesh of a topology's devices that divides a model's heads."""
     insides = mesh_axes(axes.MLP, DEFAULT_RULES)
-    names = [name for name in AXES if not name.startswith(_ACROSS)]
-    across = f"{_ACROSS}{names[0]}"
-    slices = topology.slices if across in AXES else 1
-    prefix = [f"{across}={slices}"] if slices > 1 else []
-    for sizes in _factors(len(topology.devices) // slices, len(names)):
+    slices = topology.slices
+    prefix = [f"{ACROSS}{AXES[0]}={slices}"] if slices > 1 else []
+    for sizes in _factors(len(topology.devices) // slices, len(AXES)):
         inside = 1
-        for name, size in zip(names, sizes, strict=True):
+        for name, size in zip(AXES, sizes, strict=True):
             inside *= size if name in insides else 1
         if config.num_heads % inside or config.kv_heads % inside:
             continue
-        own = [f"{name}={size}" for name, size in zip(names, sizes, strict=True)]
+        own = [f"{name}={size}" for name, size in zip(AXES, sizes, strict=True)]
         yield ",".join([*prefix, *own])
 
 

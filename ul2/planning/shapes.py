@@ -123,6 +123,7 @@ def _of_mixture(mixture: Mixture, layout: Layout, vocab: Vocab) -> BatchShape:
         batches,
         layout.architecture,
         shards=layout.shards,
+        column_shards=layout.column_shards,
         examples_per_row=layout.examples_per_row,
     )
     return BatchShape(

@@ -26,6 +26,13 @@ def num_batch_shards(mesh: Mesh, rules: Rules = DEFAULT_RULES) -> int:
     return math.prod(mesh.shape[axis] for axis in mesh_axes(axes.BATCH, rules))
 
 
+def num_column_shards(mesh: Mesh, rules: Rules = DEFAULT_RULES) -> int:
+    """Returns into how many parts the columns of a row are split between sublayers."""
+    return math.prod(
+        mesh.shape[axis] for axis in mesh_axes(axes.RESIDUAL_LENGTH, rules)
+    )
+
+
 def check_rows(
     rows: int, mesh: Mesh, rules: Rules = DEFAULT_RULES, microbatches: int = 1
 ) -> None:
