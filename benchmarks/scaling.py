@@ -89,7 +89,7 @@ def points(whole: Setting, topology: Topology) -> Iterator[Point]:
     chip = topology.chip
     assert chip is not None
     sizes = Sizes(whole.params, whole.held.parameters, whole.held.optimizer)
-    for tensor in TENSOR:
+    for tensor in (size for size in TENSOR if len(topology.devices) % size == 0):
         mesh = make_mesh(mesh_text(topology, tensor), topology.devices)
         try:
             shape = shape_of(whole.recipe, mesh)
@@ -114,17 +114,8 @@ def points(whole: Setting, topology: Topology) -> Iterator[Point]:
 
 def print_table(title: str, found: Sequence[Point], limit: int) -> None:
     """Prints one line per slice and tensor size; the fastest of a slice is bold."""
-    names = [
-        "chips",
-        "tensor",
-        "remat",
-        "memory",
-        "step",
-        "MFU",
-        "compute",
-        "hidden",
-        "exposed",
-    ]
+    names = ["chips", "tensor", "remat", "memory", "step", "MFU"]
+    names += ["compute", "hidden", "exposed"]
     print(f"\n{title}\n\n| {' | '.join(names)} |\n{'|---' * len(names)}|")
     for devices, group in itertools.groupby(found, key=lambda one: one.devices):
         alike = list(group)

@@ -155,7 +155,10 @@ FAKE = {
         (["--topology=v9:2x2"], "is not a TPU slice"),
         (["--topology=cpu:8", "--depth=0"], "--depth=0 must be at least 1"),
         (["--topology=cpu:8", "--gin.MESH=fsdp=3"], "must multiply to 8: set MESH"),
-        (["--topology=cpu:8", "--gin.BATCH_SIZE=9"], "BATCH_SIZE=9 does not divide"),
+        (
+            ["--topology=cpu:8", "--gin.MESH=fsdp=8", "--gin.BATCH_SIZE=9"],
+            "BATCH_SIZE=9 does not divide",
+        ),
         (["--topology=cpu:8", "--gin.MISSPELT=9"], "nothing reads MISSPELT"),
     ],
 )

@@ -49,7 +49,7 @@ def assert_is_split(report):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "mesh"),
-    zip(MODELS, itertools.cycle(["h200x8_fsdp", "h200x8_tensor2"]), strict=False),
+    list(zip(MODELS, itertools.cycle(["h200x8_fsdp", "h200x8_tensor2"]), strict=False)),
 )
 def test_model_is_split_over_a_node(model, mesh):
     recipe = with_depth(recipe_of(model, mesh), 2)
