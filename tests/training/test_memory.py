@@ -181,7 +181,7 @@ def _tpus(topology):
 
 @pytest.mark.slow
 def test_offloaded_inputs_of_layers_take_no_memory_of_a_tpu():
-    mesh, depth, width, rows = make_mesh("fsdp=4", _tpus("v5e:2x2")), 16, 256, 2048
+    mesh, depth, width, rows = make_mesh("fsdp=4", _tpus("v5e:2x2")), 48, 256, 2048
 
     def memory(remat):
         sizes = {"embed_dim": width, "mlp_dim": 512, "dtype": "bfloat16"}
