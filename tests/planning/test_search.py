@@ -11,7 +11,7 @@ from ul2.planning.collectives import collectives
 from ul2.planning.compilation import compile_step
 from ul2.planning.plan import lay_out
 from ul2.planning.predict import Sizes, predicted_sent, predicted_use, roles
-from ul2.planning.search import apply, candidates, meshes
+from ul2.planning.search import apply, candidates, meshes, search
 from ul2.planning.topology import open_topologies
 from ul2.sharding.mesh import AXES, make_mesh
 
@@ -123,8 +123,10 @@ def test_search_reports_the_best_and_all_that_were_compiled(capfd):
     assert dict(setting.mesh.shape) == report["mesh"]
 
 
-def test_search_of_what_cannot_divide_is_refused(capfd):
-    arguments = flags(BATCH_SIZE=1, NUM_HEADS=3, NUM_KV_HEADS=1)
-    code = cli.main(["plan", *arguments, "--topology=cpu:8", "--search"])
-    assert code == 2
-    assert "no mesh of 8 devices divides BATCH_SIZE=1" in capfd.readouterr().err
+def test_search_of_what_cannot_divide_is_refused(topology):
+    two_slices = dataclasses.replace(topology, slices=2)
+    one_example = read(flags(BATCH_SIZE=1))[0]
+    with pytest.raises(ValueError, match="no mesh of 8 devices divides BATCH_SIZE=1"):
+        search(
+            one_example, two_slices, None, count=1, total_steps=None, say=pytest.fail
+        )
