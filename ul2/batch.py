@@ -16,7 +16,7 @@ example. Padding is id 0 with segment 0. All arrays are int32 but `loss_weights`
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -45,6 +45,39 @@ class Batch(NamedTuple):
     loss_weights: Array  # [B, T] float32, 0 on padding and on a decoder-only prefix
     denoiser_ids: Array  # [B, T], which denoiser of the mixture; -1 on padding
     prefix_lengths: Array  # [B, N], leading decoder positions that see each other
+
+
+class HostRows(NamedTuple):
+    """Which of `num_parts` equal parts of a batch's rows a host reads, in this order.
+
+    rows a b c d e f g h,  parts (0, 2) of 4   ->   a b e f
+
+    The chips of a host are a block of a torus: they need not be neighbours in a mesh.
+    """
+
+    parts: tuple[int, ...]
+    num_parts: int
+
+    def check(self, rows: int) -> None:
+        """Checks that the rows of a batch divide.
+
+        Raises:
+            ValueError: they do not.
+        """
+        if rows % self.num_parts:
+            raise ValueError(
+                f"{rows} rows do not divide into {self.num_parts} parts, one for each "
+                "group of devices that shares rows; use a BATCH_SIZE that is a "
+                f"multiple of {self.num_parts}."
+            )
+
+    def of(self, rows: Array) -> Array:
+        """Returns the host's part of an array of rows."""
+        cut = rows.reshape(self.num_parts, -1, *rows.shape[1:])
+        return cut[list(self.parts)].reshape(-1, *rows.shape[1:])
+
+
+ALL_ROWS: Final = HostRows((0,), 1)
 
 
 def one_per_row(

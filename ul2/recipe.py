@@ -13,6 +13,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
+from ul2.batch import HostRows
 from ul2.data.corpus import Corpus
 from ul2.data.run_data import Layout, RunData
 from ul2.data.task_mixture import TaskMixture
@@ -21,7 +22,7 @@ from ul2.denoising.mixture import Mixture
 from ul2.models import architectures
 from ul2.models.config import ModelConfig
 from ul2.sharding.mesh import Workload, make_mesh
-from ul2.sharding.placement import host_shard, num_batch_shards, num_column_shards
+from ul2.sharding.placement import host_rows, num_batch_shards, num_column_shards
 from ul2.tasks.example_tokenization import open_tasks, registered_tasks
 from ul2.tasks.tokenizer import Tokenizer
 from ul2.training import loop, precision
@@ -211,13 +212,12 @@ class Recipe:
             workload = Workload(parts, heads)
         return make_mesh(self.mesh, devices, workload=workload)
 
-    def layout(self, mesh: Mesh, host: tuple[int, int] | None = None) -> Layout:
+    def layout(self, mesh: Mesh, host: HostRows | None = None) -> Layout:
         """Returns how batches are laid out on a mesh.
 
         Args:
             mesh: the device mesh.
-            host: (index, count): which of `count` equal parts of the rows to read;
-                None for those that this process's devices need.
+            host: which rows to read; None for those that this process's devices need.
         """
         assert self.model is not None
         return Layout(
@@ -228,7 +228,7 @@ class Recipe:
             seed=self.seed,
             shards=num_batch_shards(mesh) * self.settings.microbatches,
             column_shards=num_column_shards(mesh),
-            host=host_shard(mesh) if host is None else host,
+            host=host_rows(mesh) if host is None else host,
             examples_per_row=self.examples_per_row,
         )
 

@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 from data_toys import make_stream
 
+from ul2.batch import ALL_ROWS, HostRows
 from ul2.data.loader import Loader, Source
 from ul2.data.packing import ARCHITECTURES, pack
 from ul2.denoising.mixture import named
 
 
-def make_source(hosts=(0, 1), architecture="encoder_decoder", per_row=None, **changes):
+def make_source(host=ALL_ROWS, architecture="encoder_decoder", per_row=None, **changes):
     stream = make_stream(**{"batch_size": 28, **changes})
     packing = pack(stream, architecture, shards=4, examples_per_row=per_row)
-    return Source(stream, packing, *hosts)
+    return Source(stream, packing, host)
 
 
 def leaves(batch):
@@ -71,24 +72,22 @@ def test_seek_goes_back_and_far_ahead():
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("host_count", [2, 4])
-def test_hosts_together_read_the_batch_that_one_would(architecture, host_count):
-    alone = make_source((0, 1), architecture)[3]
-    parts = [
-        make_source((index, host_count), architecture)[3] for index in range(host_count)
-    ]
-    together = [
-        np.concatenate(arrays)
-        for arrays in zip(*(leaves(part) for part in parts), strict=True)
-    ]
-    for ours, wanted in zip(together, leaves(alone), strict=True):
-        np.testing.assert_array_equal(ours, wanted)
+@pytest.mark.parametrize("parts", [[(0,), (1,)], [(0, 1), (2, 3)], [(3,), (0,)]])
+def test_a_host_reads_its_rows_of_the_batch(architecture, parts):
+    alone = leaves(make_source(architecture=architecture)[3])
+    count = 2 if parts[0] == (0,) else 4
+    for one in parts:
+        host = HostRows(one, count)
+        mine = leaves(make_source(host, architecture)[3])
+        for ours, whole in zip(mine, alone, strict=True):
+            np.testing.assert_array_equal(ours, host.of(whole))
 
 
 def test_position_is_the_same_on_every_host_and_any_number_of_them():
     positions = []
-    for hosts in ((0, 1), (0, 2), (1, 2), (3, 4)):
-        loader = Loader(make_source(hosts))
+    hosts = [ALL_ROWS, HostRows((0,), 2), HostRows((1,), 2), HostRows((0, 3), 4)]
+    for host in hosts:
+        loader = Loader(make_source(host))
         next(loader)
         positions.append(loader.position())
     assert positions.count(positions[0]) == 4
@@ -96,9 +95,9 @@ def test_position_is_the_same_on_every_host_and_any_number_of_them():
 
 def test_batch_that_does_not_divide_over_the_hosts_is_refused():
     source = make_source()
-    hosts = source.packing.rows + 1
-    with pytest.raises(ValueError, match=f"do not divide over {hosts} hosts"):
-        Source(source.stream, source.packing, 0, hosts)
+    parts = source.packing.rows + 1
+    with pytest.raises(ValueError, match=f"do not divide into {parts} parts"):
+        Source(source.stream, source.packing, HostRows((0,), parts))
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from data_toys import EOS, make_vocab
 
+from ul2.batch import HostRows
 from ul2.data.example_store import open_store, write_store
 from ul2.data.loader import Loader
 from ul2.data.run_data import Layout
@@ -160,7 +161,7 @@ def test_hosts_together_read_the_batch_that_one_would(stores, architecture, per_
     options = {"architecture": architecture, "examples_per_row": per_row}
     alone = make_data(stores, **options).source("train")[3]
     parts = [
-        make_data(stores, host=(index, 2), **options).source("train")[3]
+        make_data(stores, host=HostRows((index,), 2), **options).source("train")[3]
         for index in range(2)
     ]
     together = [

@@ -51,7 +51,7 @@ def test_two_processes_train_as_one(tmp_path, one_device):
     )
     reports = [json.loads((tmp_path / f"report{i}.json").read_text()) for i in (0, 1)]
     for index, report in enumerate(reports):
-        assert report["shard"] == [index, 2]
+        assert report["shard"] == [[index], 2]
         assert report["resumed"] == 6
         for name in ("loss", "accuracy", "grad_norm", "target_tokens"):
             np.testing.assert_allclose(

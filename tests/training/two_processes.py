@@ -18,7 +18,7 @@ jax.distributed.initialize(f"127.0.0.1:{port}", 2, index)
 from training_toys import ToyBatches, make_batch, run_train  # noqa: E402
 
 from ul2.sharding.mesh import make_mesh  # noqa: E402
-from ul2.sharding.placement import host_shard  # noqa: E402
+from ul2.sharding.placement import host_rows  # noqa: E402
 
 
 class HalfBatches(ToyBatches):
@@ -26,10 +26,7 @@ class HalfBatches(ToyBatches):
 
     def __next__(self):
         batch = super().__next__()
-        part, parts = host_shard(mesh)
-        size = len(batch.targets) // parts
-        rows = slice(part * size, (part + 1) * size)
-        return jax.tree.map(lambda array: array[rows], batch)
+        return jax.tree.map(host_rows(mesh).of, batch)
 
 
 def interrupt_this_process_alone(batch_index):
@@ -52,7 +49,7 @@ stopped = run_train(
     **changes,
 )
 report = {
-    "shard": host_shard(mesh),
+    "shard": host_rows(mesh),
     "whole": whole.metrics,
     "evaluation": whole.evaluation,
     "resumed": resumed.step,

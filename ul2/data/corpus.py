@@ -95,7 +95,7 @@ class Corpus:
             examples_per_row=self.layout.examples_per_row,
         )
         text = self.store.fingerprint(split)
-        return Source(stream, packing, *self.layout.host, text)
+        return Source(stream, packing, self.layout.host, text)
 
     def held_out_batches(
         self, count: int | None

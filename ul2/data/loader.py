@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 
 import grain
 
-from ul2.batch import Batch
+from ul2.batch import ALL_ROWS, Batch, HostRows
 from ul2.data.features import to_batch
 from ul2.data.packing import Packing
 from ul2.data.stream import Stream
@@ -39,28 +39,20 @@ class Source:
     Attributes:
         stream: the examples.
         packing: their rows.
-        host_index: which part of the rows this host reads.
-        host_count: number of parts.
+        host: which of them this host reads.
         text: fingerprint of the text; a saved position is refused in another one.
     """
 
     stream: Stream
     packing: Packing
-    host_index: int = 0
-    host_count: int = 1
+    host: HostRows = ALL_ROWS
     text: str = ""
 
     def __post_init__(self) -> None:
-        if self.packing.rows % self.host_count:
-            raise ValueError(
-                f"{self.packing.rows} rows do not divide over {self.host_count} hosts; "
-                f"use a BATCH_SIZE that is a multiple of {self.host_count}."
-            )
+        self.host.check(self.packing.rows)
 
     def __getitem__(self, batch: int) -> Batch:
-        dealt = self.packing.deal(self.stream.plan(batch).composition)
-        share = self.packing.rows // self.host_count
-        mine = dealt[self.host_index * share : (self.host_index + 1) * share]
+        mine = self.host.of(self.packing.deal(self.stream.plan(batch).composition))
         examples = self.stream.examples(batch)
         return to_batch(examples, mine, self.packing, self.stream.vocab)
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ul2.batch import Batch
+from ul2.batch import ALL_ROWS, Batch, HostRows
 from ul2.data.loader import BatchSource
 from ul2.vocab import Vocab
 
@@ -29,7 +29,7 @@ class Layout:
         seed: with the number of a batch, the only source of chance.
         shards: the rows of a batch divide into this many equal parts.
         column_shards: the columns of a packed row of text do, into this many.
-        host: (index, count): which of `count` equal parts of the rows to read.
+        host: which rows to read.
         examples_per_row: None packs rows as full as is worth it.
     """
 
@@ -40,7 +40,7 @@ class Layout:
     seed: int
     shards: int = 1
     column_shards: int = 1
-    host: tuple[int, int] = (0, 1)
+    host: HostRows = ALL_ROWS
     examples_per_row: int | None = None
 
 

@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ul2.batch import Batch
+from ul2.batch import ALL_ROWS, Batch, HostRows
 from ul2.data.example_store import SIDES, ExampleSplit
 from ul2.data.features import to_batch
 from ul2.data.permutation import NUM_KEYS, permute
@@ -251,22 +251,20 @@ class SupervisedSource:
         order: which examples a batch holds.
         tasks: the examples.
         plan: how they share rows.
-        host: (index, count): which of `count` equal parts of the rows to read.
+        host: which rows to read.
         seed: of the order; saved with a position.
     """
 
     order: Order
     tasks: TaskExamples
     plan: RowPlan
-    host: tuple[int, int] = (0, 1)
+    host: HostRows = ALL_ROWS
     seed: int = 0
 
     def __getitem__(self, batch: int) -> Batch:
         picked = self.order.pick(batch)
         dealt, shape = self.plan.deal(self.tasks.plan(picked))
-        index, count = self.host
-        share = len(dealt) // count
-        mine = dealt[index * share : (index + 1) * share]
+        mine = self.host.of(dealt)
         # Only the host's own examples are read, in the order in which `read_all`
         # lists them: task after task, empty places last.
         tasks, rows = picked.tasks[mine.ravel()], picked.rows[mine.ravel()]

@@ -95,13 +95,8 @@ class TaskData:
         tasks = self._tasks(split)
         seed = self.layout.seed if split == "train" else 0
         plan = self._plan(split)
-        index, count = self.layout.host
-        if plan.rows % count:
-            raise ValueError(
-                f"{plan.rows} rows do not divide over {count} hosts; use a BATCH_SIZE "
-                f"that is a multiple of {count}."
-            )
-        return SupervisedSource(order, tasks, plan, (index, count), seed)
+        self.layout.host.check(plan.rows)
+        return SupervisedSource(order, tasks, plan, self.layout.host, seed)
 
     def held_out_batches(
         self, count: int | None

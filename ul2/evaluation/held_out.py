@@ -22,7 +22,7 @@ from ul2.data.token_store import TokenStore
 from ul2.denoising.denoisers import Denoiser
 from ul2.denoising.mixture import Mixture
 from ul2.evaluation.teacher_forced import split_model
-from ul2.sharding.placement import host_shard, num_batch_shards, place
+from ul2.sharding.placement import host_rows, num_batch_shards, place
 from ul2.training.checkpoints import Contract, check_vocab
 from ul2.training.evaluate import evaluate
 from ul2.training.step import make_eval_step
@@ -108,7 +108,7 @@ class HeldOutText:
             batch_size=self.batch_size,
             seed=0,
             shards=num_batch_shards(mesh),
-            host=host_shard(mesh),
+            host=host_rows(mesh),
         )
         return Corpus(store, in_mode(self.mixture, mode), layout, convention)
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 import jax
 from jax.sharding import Mesh
 
+from ul2.batch import ALL_ROWS
 from ul2.models.config import ModelConfig
 from ul2.planning import estimate, memory
 from ul2.planning.collectives import by_axis, collectives
@@ -21,7 +22,7 @@ from ul2.planning.compilation import (
 from ul2.planning.estimate import Work
 from ul2.planning.flops import step_flops
 from ul2.planning.memory import MemoryUse
-from ul2.planning.shapes import ONE_HOST, BatchShape, shape_of
+from ul2.planning.shapes import BatchShape, shape_of
 from ul2.planning.topology import LIBTPU, Topology
 from ul2.recipe import Recipe
 from ul2.sharding.placement import num_batch_shards
@@ -171,7 +172,7 @@ def _known(setting: Setting) -> dict[str, Any]:
         "devices": len(topology.devices),
         "chip": topology.chip.name if topology.chip else None,
         "compiler": topology.compiler,
-        "architecture": setting.recipe.layout(setting.mesh, ONE_HOST).architecture,
+        "architecture": setting.recipe.layout(setting.mesh, ALL_ROWS).architecture,
         "layers": [
             setting.config.num_encoder_layers,
             setting.config.num_decoder_layers,

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 from jax.sharding import Mesh
 
 from ul2 import axes, is_ours
+from ul2.batch import ALL_ROWS
 from ul2.models.config import ModelConfig
 from ul2.planning import estimate
 from ul2.planning.plan import Setting, lay_out, plan, with_config
@@ -22,7 +23,7 @@ from ul2.planning.predict import (
     predicted_use,
     roles,
 )
-from ul2.planning.shapes import ONE_HOST, BatchShape, shape_of
+from ul2.planning.shapes import BatchShape, shape_of
 from ul2.planning.topology import Topology
 from ul2.recipe import Recipe
 from ul2.sharding.mesh import ACROSS, AXES, make_mesh
@@ -153,7 +154,7 @@ def _candidates(
             tried = apply(
                 recipe, Candidate(text, first.config.remat, microbatches, 0, 0.0)
             )
-            shards = tried.layout(mesh, ONE_HOST).shards
+            shards = tried.layout(mesh, ALL_ROWS).shards
             if shards not in shapes:
                 shapes[shards] = _shape(tried, mesh, vocab)
             shape = shapes[shards]

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from ul2.batch import Batch, Packed
+from ul2.batch import ALL_ROWS, Batch, Packed
 from ul2.data.packing import pack
 from ul2.data.run_data import Layout
 from ul2.data.stream import MixtureBatches
@@ -25,8 +25,6 @@ from ul2.vocab import MODE_CONVENTIONS, Vocab
 
 # Rows of T5's embedding table.
 _VOCAB_SIZE: Final = 32128
-# Planned is the whole batch, whoever reads which part of it.
-ONE_HOST: Final = (0, 1)
 # Ids left to text whatever the objective needs.
 _FIRST_SENTINEL: Final = 1024
 
@@ -97,7 +95,7 @@ def shape_of(recipe: Recipe, mesh: Mesh, vocab: Vocab | None = None) -> BatchSha
     Raises:
         ValueError: the batch does not divide, or the lengths hold no example.
     """
-    layout = recipe.layout(mesh, ONE_HOST)
+    layout = recipe.layout(mesh, ALL_ROWS)
     vocab, assumptions = _vocab(recipe, vocab)
     if isinstance(recipe.mixture, Mixture):
         shape = _of_mixture(recipe.mixture, layout, vocab)

@@ -1,18 +1,20 @@
 """This host's rows -> one global batch, split over the mesh.
 
-Each host reads only the rows its own devices need. `host_shard` says which those are;
+Each host reads only the rows its own devices need. `host_rows` says which those are;
 `place` joins what all hosts read into global arrays without moving any of it between
 hosts.
 """
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ul2 import axes
-from ul2.batch import Batch
+from ul2.batch import Batch, HostRows
 from ul2.sharding.rules import DEFAULT_RULES, Rules, mesh_axes
 
 
@@ -50,21 +52,29 @@ def check_rows(
         )
 
 
-def host_shard(mesh: Mesh, rules: Rules = DEFAULT_RULES) -> tuple[int, int]:
-    """Returns (index, count): which of `count` equal parts of the rows is this host's.
+def host_rows(
+    mesh: Mesh, rules: Rules = DEFAULT_RULES, process_index: int | None = None
+) -> HostRows:
+    """Returns which rows a process's devices need.
 
-    Hosts that share rows (a `tensor` axis across hosts) get the same index.
+    Processes that share rows (a `tensor` axis across hosts) need the same.
+
+    Args:
+        mesh: the devices.
+        rules: logical axis to mesh axis.
+        process_index: of which process; this one by default.
     """
+    process = jax.process_index() if process_index is None else process_index
     shards = num_batch_shards(mesh, rules)
-    rows_of_device = batch_sharding(mesh, rules).addressable_devices_indices_map(
+    rows_of_device: Mapping[Any, Any] = batch_sharding(mesh, rules).devices_indices_map(
         (shards,)
     )
     mine = {
-        0 if index is None or index[0].start is None else index[0].start
-        for index in rows_of_device.values()
+        index[0].start or 0
+        for device, index in rows_of_device.items()
+        if device.process_index == process
     }
-    assert shards % len(mine) == 0 and max(mine) - min(mine) == len(mine) - 1, mine
-    return min(mine) // len(mine), shards // len(mine)
+    return HostRows(tuple(sorted(mine)), shards)
 
 
 def place(
@@ -75,15 +85,20 @@ def place(
     Raises:
         ValueError: the rows do not divide over the mesh.
     """
-    _, count = host_shard(mesh, rules)
-    check_rows(np.shape(batch.targets)[0] * count, mesh, rules, microbatches)
+    parts, count = host_rows(mesh, rules)
+    num_rows = np.shape(batch.targets)[0] * count // len(parts)
+    check_rows(num_rows, mesh, rules, microbatches)
     sharding = batch_sharding(mesh, rules)
+    size = num_rows // count
+    first = {part * size: index * size for index, part in enumerate(parts)}
 
     def global_array(rows: np.ndarray) -> jax.Array:
-        shape = (rows.shape[0] * count, *rows.shape[1:])
-        placed: jax.Array = jax.make_array_from_process_local_data(
-            sharding, rows, shape
-        )
+        def of_device(index: Any) -> np.ndarray:
+            start = first[index[0].start or 0]
+            return rows[start : start + size]
+
+        shape = (num_rows, *rows.shape[1:])
+        placed: jax.Array = jax.make_array_from_callback(shape, sharding, of_device)
         return placed
 
     placed: Batch = jax.tree.map(global_array, batch)
