@@ -12,7 +12,6 @@ leave nothing over.
 
 import dataclasses
 import functools
-import math
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -25,6 +24,9 @@ from ul2.vocab import round_up
 ARCHITECTURES: Final = ("encoder_decoder", "decoder_only")
 # Row widths are a multiple of this: the sublanes of a TPU's vector unit.
 _WIDTH_MULTIPLE: Final = 8
+# And so is each part of a row, in bfloat16: of others, a TPU's compiler sums the whole
+# and throws most of it away, instead of scattering the sum.
+_PART_MULTIPLE: Final = 16
 # Few examples per row divide over more devices, so they need not be the very fullest:
 # this share of padding is good enough, or this much more than the least possible.
 _GOOD_ENOUGH: Final = 0.025
@@ -133,7 +135,7 @@ def pack(
             f"divisor of {per_shard}."
         )
     choices = [examples_per_row] if examples_per_row else _divisors(per_shard)
-    multiple = math.lcm(_WIDTH_MULTIPLE, column_shards)
+    multiple = _PART_MULTIPLE * column_shards if column_shards > 1 else _WIDTH_MULTIPLE
     packings = [
         _packing(
             batches, architecture, batch_size // choice, shards, multiple, keep_pairs
