@@ -294,6 +294,8 @@ def plan(
 ) -> list[dict[str, Any]]:
     """Returns what configs take on topologies, each on each; see `ul2.planning`.
 
+    All configs on the first topology come first.
+
     Args:
         configs: the gin files of each.
         bindings: (name, value) of `--gin.NAME=value`, of all of them.
@@ -312,14 +314,16 @@ def plan(
     from ul2.planning.search import search
     from ul2.planning.topology import open_topologies
 
-    read_configs = [read_for_plan(gin_files, bindings) for gin_files in configs]
-    reports = []
-    for topology in open_topologies(topologies):
-        for recipe, vocab, total_steps in read_configs:
-            if depth is not None:
-                recipe = with_depth(recipe, depth)
-            if candidates:
-                report = search(
+    opened = open_topologies(topologies)
+    by_config = []
+    for gin_files in configs:
+        # One after the other: a recipe reads gin's values when it makes its parts.
+        recipe, vocab, total_steps = read_for_plan(gin_files, bindings)
+        if depth is not None:
+            recipe = with_depth(recipe, depth)
+        by_config.append(
+            [
+                search(
                     recipe,
                     topology,
                     vocab,
@@ -327,10 +331,12 @@ def plan(
                     total_steps=total_steps,
                     say=say,
                 )
-            else:
-                report = plan_setting(lay_out(recipe, topology, vocab), total_steps)
-            reports.append(report)
-    return reports
+                if candidates
+                else plan_setting(lay_out(recipe, topology, vocab), total_steps)
+                for topology in opened
+            ]
+        )
+    return [report for of_one in zip(*by_config, strict=True) for report in of_one]
 
 
 def sentinels_needed(gin_files: Sequence[str], bindings: Bindings) -> int:

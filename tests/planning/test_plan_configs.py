@@ -1,8 +1,9 @@
 """Every model that ships, on the meshes that ship, compiles and splits as it should."""
 
-import itertools
 import json
+import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from planning_toys import read
 
-from ul2.planning.plan import lay_out, plan, with_depth
+from ul2.planning.plan import lay_out
 from ul2.planning.topology import open_topologies
 
 ROOT = Path(__file__).parents[2]
@@ -23,10 +24,10 @@ MODELS = sorted(
 OBJECTIVE = "--gin_file=configs/objectives/ul2.gin"
 # Short examples, so that a plan takes seconds; widths and vocabulary are whole.
 SHORT = [
-    "--gin.INPUTS_LENGTH=32",
-    "--gin.TARGETS_LENGTH=32",
+    "--gin.INPUTS_LENGTH=40",
+    "--gin.TARGETS_LENGTH=40",
     "--gin.BATCH_SIZE=56",
-    "--gin.LOSS_CHUNK=64",
+    "--gin.LOSS_CHUNK=16",
 ]
 SHARE = 1.02
 
@@ -44,17 +45,6 @@ def assert_is_split(report):
     assert report["whole_parameters"] == []
     assert not report["whole_logits"]
     assert report["unread_loops"] == 0
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("model", "mesh"),
-    list(zip(MODELS, itertools.cycle(["h200x8_fsdp", "h200x8_tensor2"]), strict=False)),
-)
-def test_model_is_split_over_a_node(model, mesh):
-    recipe = with_depth(recipe_of(model, mesh), 2)
-    (topology,) = open_topologies(["h200:8"])
-    assert_is_split(plan(lay_out(recipe, topology)))
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -76,21 +66,30 @@ def test_run_is_laid_out_without_its_data_and_checkpoint(run):
     assert setting.work.flops.model > 0
 
 
+def devices_of(recipe):
+    """Returns how many devices the mesh of a recipe has."""
+    text = recipe.read_text()
+    if "v5p_64" in text:
+        return 64
+    (mesh,) = re.findall(r"^MESH = '(.*)'$", text, re.MULTILINE)
+    return math.prod(int(size) for size in re.findall(r"=(\d+)", mesh))
+
+
+RECIPES = sorted((ROOT / "configs" / "recipes").glob("*.gin"))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("model", "mesh", "devices"),
-    [("ul2_20b", "v5p_64", 64), ("dec_only_xxl", "h200x32_fsdp8", 32)],
-)
-def test_model_is_split_over_its_mesh(model, mesh, devices):
-    files = (f"models/{model}", "objectives/ul2", "runs/pretrain", f"meshes/{mesh}")
+@pytest.mark.parametrize("devices", sorted({devices_of(path) for path in RECIPES}))
+def test_every_recipe_is_split_over_its_mesh(devices):
+    ours = [path for path in RECIPES if devices_of(path) == devices]
     # A process of its own: this one has eight devices.
     done = subprocess.run(
         [
             *(sys.executable, "-c", "import ul2.cli, sys; sys.exit(ul2.cli.main())"),
             *("plan", "--json", "--depth=2", f"--topology=cpu:{devices}"),
-            *(f"--gin_file=configs/{name}.gin" for name in files),
+            *(f"--config=configs/recipes/{path.name}" for path in ours),
             *SHORT,
-            "--gin.BATCH_SIZE=224",
+            "--gin.BATCH_SIZE=896",
         ],
         capture_output=True,
         text=True,
@@ -98,8 +97,7 @@ def test_model_is_split_over_its_mesh(model, mesh, devices):
         env={**os.environ, "XLA_FLAGS": ""},
     )
     assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout.splitlines()[-1])
-    assert report["devices"] == devices
-    # The mesh of four nodes copies parameters between them.
-    report["devices"] //= report["mesh"]["data"]
-    assert_is_split(report)
+    reports = json.loads(done.stdout.splitlines()[-1])["plans"]
+    assert [report["devices"] for report in reports] == [devices] * len(ours)
+    for report in reports:
+        assert_is_split(report)

@@ -18,6 +18,7 @@ nothing but arguments as `peak`; its `temp` is taken instead.
 import dataclasses
 import math
 import re
+from collections.abc import Collection
 from typing import Any, Final, NamedTuple
 
 import jax
@@ -30,8 +31,6 @@ from ul2.training.state import TrainState
 # What the backward pass is called in the names of operations.
 _BACKWARD: Final = "transpose("
 _WRITES_SLICE: Final = re.compile(r"dynamic.update.slice|dynamic_update_index")
-# A dim that is a part of the vocabulary, and not of something smaller.
-_LEAST_PART: Final = 256
 _VIEWS: Final = ("parameter", "get-tuple-element", "tuple", "bitcast", "while")
 
 
@@ -186,26 +185,20 @@ def whole_parameters(module: Module, state: TrainState) -> list[str]:
     return sorted(name for dims, name in split.items() if dims in seen)
 
 
-def makes_whole_logits(module: Module, vocab_size: int, columns: int) -> bool:
+def makes_whole_logits(module: Module, widths: Collection[int], columns: int) -> bool:
     """Returns whether a device makes the logits of all its columns at once.
-
-    Whole, or its part of the vocabulary: parts are the size over 1, 2, 3, ...
 
     Args:
         module: the program.
-        vocab_size: of the head.
+        widths: how many logits a column may have there: all, or the device's part.
         columns: of a device's rows of one microbatch.
     """
     for computation, one, _ in module.instructions():
         if computation.name in module.fused:
             continue
         for array in one.arrays:
-            parts = [
-                size
-                for size in array.dims
-                if size > _LEAST_PART and vocab_size % size == 0
-            ]
-            if any(math.prod(array.dims) == columns * part for part in parts):
+            own = [size for size in array.dims if size in widths]
+            if any(math.prod(array.dims) == columns * width for width in own):
                 return True
     return False
 

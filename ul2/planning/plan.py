@@ -8,6 +8,7 @@ from typing import Any, Final
 import jax
 from jax.sharding import Mesh
 
+from ul2 import axes
 from ul2.batch import ALL_ROWS
 from ul2.models.config import ModelConfig
 from ul2.planning import estimate, memory
@@ -26,6 +27,7 @@ from ul2.planning.shapes import BatchShape, shape_of
 from ul2.planning.topology import LIBTPU, Topology
 from ul2.recipe import Recipe
 from ul2.sharding.placement import num_batch_shards
+from ul2.sharding.rules import DEFAULT_RULES, mesh_axes
 from ul2.training.losses import chunk_columns
 from ul2.training.state import TrainState
 from ul2.vocab import Vocab
@@ -103,6 +105,13 @@ class Setting:
             columns=self.shape.widths[-1],
             vocab_size=self.config.vocab_size,
         )
+
+    @property
+    def logit_widths(self) -> set[int]:
+        """Of a column: all logits, and those of a device's part of the vocabulary."""
+        size = self.config.vocab_size
+        owners = mesh_axes(axes.VOCAB, DEFAULT_RULES)
+        return {size, size // math.prod(self.mesh.shape[axis] for axis in owners)}
 
     @property
     def held(self) -> MemoryUse:
@@ -239,7 +248,7 @@ def _measured(setting: Setting, use: MemoryUse, step: CompiledStep) -> dict[str,
         "whole_parameters": memory.whole_parameters(module, setting.state),
         "whole_logits": memory.makes_whole_logits(
             module,
-            setting.config.vocab_size,
+            setting.logit_widths,
             setting.rows * setting.shape.widths[-1],
         ),
         "unread_loops": len(module.unread_loops),
