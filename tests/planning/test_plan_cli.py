@@ -36,9 +36,11 @@ def report_of(capfd, *arguments, code=0):
 
 
 def test_plan_on_fake_devices(capfd):
-    report = report_of(capfd, *flags(MESH=MESH), "--topology=cpu:8")
+    # Lengths that make no activation look like a kernel.
+    arguments = flags(MESH=MESH, INPUTS_LENGTH=40, TARGETS_LENGTH=40)
+    report = report_of(capfd, *arguments, "--topology=cpu:8")
     assert report.keys() >= NEEDED
-    recipe, _, _ = read(flags(MESH=MESH))
+    recipe, _, _ = read(arguments)
     model = define_model(recipe.make_model(lay_out_tiny(recipe).shape.vocab))
     sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(model.abstract_params)]
     assert report["params"] == sum(sizes)
@@ -79,7 +81,7 @@ def test_chip_gives_time_and_its_memory_the_verdict(monkeypatch):
 
 def test_refused_program_is_a_plan_that_does_not_fit(capfd, monkeypatch):
     def refuse(*arguments):
-        raise compilation.OutOfMemoryError(97 * 2**30)
+        raise compilation.OutOfMemoryError("out of memory", 97 * 2**30)
 
     monkeypatch.setattr("ul2.planning.plan.compile_step", refuse)
     arguments = flags(MESH="data=2,fsdp=4", REMAT="none", BATCH_SIZE=112)
@@ -89,6 +91,18 @@ def test_refused_program_is_a_plan_that_does_not_fit(capfd, monkeypatch):
     assert report["compile_seconds"] is None
     text = " ".join(report["knobs"])
     assert all(knob in text for knob in ("REMAT=full", "MESH"))
+
+
+def test_program_that_a_compiler_cannot_make_is_a_plan_that_does_not_fit(
+    capfd, monkeypatch
+):
+    def refuse(self, *args, **options):
+        raise jax.errors.JaxRuntimeError("INTERNAL: no such layout\n and a trace")
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", refuse)
+    report = report_of(capfd, *flags(), "--topology=h200:8")
+    assert (report["fits"], report["refused"]) == (False, "INTERNAL: no such layout")
+    assert "--search" in " ".join(report["knobs"])
 
 
 def test_knobs_name_what_is_large():
@@ -127,7 +141,7 @@ def test_several_configs_and_topologies_are_one_table(capfd, monkeypatch):
     ]
     report = report_of(capfd, *arguments)
     fsdp, tensor = "data=1,fsdp=8,tensor=1", "data=1,fsdp=4,tensor=2"
-    assert planned == [(fsdp, 8), (tensor, 8)] * 2
+    assert planned == [(fsdp, 8)] * 2 + [(tensor, 8)] * 2
     assert [one["config"] for one in report["plans"]] == [
         "configs/meshes/h200x8_fsdp.gin",
         "configs/meshes/h200x8_tensor2.gin",

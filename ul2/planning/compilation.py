@@ -28,15 +28,27 @@ _REFUSED: Final = re.compile(r"required[^(]*\(([\d.]+)([KMGT])\)")
 _UNITS: Final = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
-class OutOfMemoryError(Exception):
-    """A program that its compiler refuses: it needs more than a device has.
+class RefusedError(Exception):
+    """A program that its compiler refuses.
+
+    Attributes:
+        reason: in the compiler's words, one line.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class OutOfMemoryError(RefusedError):
+    """A program that needs more memory than a device has.
 
     Attributes:
         needed_bytes: as the compiler says; None where it does not.
     """
 
-    def __init__(self, needed_bytes: int | None) -> None:
-        super().__init__(f"{needed_bytes} bytes needed")
+    def __init__(self, reason: str, needed_bytes: int | None) -> None:
+        super().__init__(reason)
         self.needed_bytes = needed_bytes
 
 
@@ -90,7 +102,7 @@ def compile_step(recipe: Recipe, mesh: Mesh, shape: BatchShape) -> CompiledStep:
     """Compiles an update.
 
     Raises:
-        OutOfMemoryError: the compiler refuses it.
+        RefusedError: the compiler refuses it.
     """
     model = define_model(recipe.make_model(shape.vocab))
     state = plan_state(recipe, mesh, shape)
@@ -109,9 +121,11 @@ def compile_step(recipe: Recipe, mesh: Mesh, shape: BatchShape) -> CompiledStep:
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        raise OutOfMemoryError(_needed_bytes(str(error))) from None
+        text = str(error)
+        reason = text.strip().splitlines()[0]
+        if "RESOURCE_EXHAUSTED" in text:
+            raise OutOfMemoryError(reason, _needed_bytes(text)) from None
+        raise RefusedError(reason) from None
     compile_seconds = time.perf_counter() - start
     compile_cpu_seconds = time.process_time() - cpu_start
     return CompiledStep(

@@ -16,6 +16,7 @@ from ul2.planning.collectives import by_axis, collectives
 from ul2.planning.compilation import (
     CompiledStep,
     OutOfMemoryError,
+    RefusedError,
     compile_step,
     model_config,
     plan_state,
@@ -157,7 +158,7 @@ def plan(setting: Setting, total_steps: int | None = None) -> dict[str, Any]:
     report = _known(setting)
     try:
         step = compile_step(setting.recipe, setting.mesh, setting.shape)
-    except OutOfMemoryError as error:
+    except RefusedError as error:
         return report | _refused(setting, error)
     use = memory.memory_use(
         setting.held,
@@ -208,15 +209,19 @@ def _known(setting: Setting) -> dict[str, Any]:
     }
 
 
-def _refused(setting: Setting, error: OutOfMemoryError) -> dict[str, Any]:
+def _refused(setting: Setting, error: RefusedError) -> dict[str, Any]:
     """Returns what is known of a step that the compiler refuses."""
-    held = setting.held
-    needed = error.needed_bytes or setting.topology.memory_bytes
-    use = dataclasses.replace(held, temporaries=max(0, needed - held.total))
+    use = setting.held
+    help_with = ["another MESH, REMAT or MICROBATCHES: `ul2 plan --search` tries them"]
+    if isinstance(error, OutOfMemoryError):
+        needed = error.needed_bytes or setting.topology.memory_bytes
+        use = dataclasses.replace(use, temporaries=max(0, needed - use.total))
+        help_with = knobs(setting, use)
     return {
         "bytes_per_device": use.to_json(),
         "fits": False,
-        "knobs": knobs(setting, use),
+        "refused": error.reason,
+        "knobs": help_with,
         "compile_seconds": None,
         "step_seconds": None,
         "mfu": None,

@@ -42,6 +42,8 @@ def print_plan(report: dict[str, Any], console: Console) -> None:
         console.print(_search_table(report["search"]))
     for line in _warnings(report):
         console.print(Text(f"warning: {line}", style="yellow"), soft_wrap=True)
+    if "refused" in report:
+        console.print(Text(report["refused"], style="red"), soft_wrap=True)
     if report["knobs"]:
         console.print(Text("does not fit; what helps:", style="red"))
     for line in report["knobs"]:
