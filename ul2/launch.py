@@ -100,6 +100,16 @@ def exercise(recipe: Recipe, vocab: Vocab) -> str:
     return gin_config.operative_text()
 
 
+def make_mesh(recipe: Recipe) -> Mesh:
+    """Returns the mesh of a run, on the devices that are there.
+
+    Raises:
+        ValueError: MESH does not fit them, or the model's config is wrong.
+    """
+    with gin_config.plain_errors():
+        return recipe.make_mesh()
+
+
 def open_data(
     recipe: Recipe, mesh: Mesh, start: Start, scratch: str | Path | None = None
 ) -> RunData:
@@ -138,7 +148,7 @@ def opened_to_look_at(
     recipe = read(gin_files, bindings, NOT_NEEDED_WITHOUT_TRAINING)
     start = open_start(recipe)
     recipe = recipe.with_model(start.model)
-    mesh = recipe.make_mesh()
+    mesh = make_mesh(recipe)
     with tempfile.TemporaryDirectory(prefix=_SCRATCH) as folder:
         data = open_data(recipe, mesh, start, folder)
         yield next(iter(data.candidates().values()), data)
@@ -170,7 +180,7 @@ def check(gin_files: Sequence[str], bindings: Bindings) -> dict[str, Any]:
         return report
     with _collect(errors), tempfile.TemporaryDirectory(prefix=_SCRATCH) as folder:
         recipe = recipe.with_model(start.model if start else None)
-        mesh = recipe.make_mesh()
+        mesh = make_mesh(recipe)
         data = open_data(recipe, mesh, start or Start(), folder)
         _check_data(recipe, data, start, report)
     return report
@@ -374,7 +384,7 @@ def train(recipe: Recipe, *, show_progress: bool = True) -> loop.TrainSummary:
     """
     start = open_start(recipe)
     recipe = recipe.with_model(start.model)
-    mesh = recipe.make_mesh()
+    mesh = make_mesh(recipe)
     check_choice(recipe, {})
     data = open_data(recipe, mesh, start)
     check_choice(recipe, data.candidates())
