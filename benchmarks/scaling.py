@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from ul2 import launch
 from ul2.planning import estimate
 from ul2.planning.estimate import StepTime
+from ul2.planning.from_gin import read_recipe
 from ul2.planning.plan import Setting, lay_out, plan, with_config
 from ul2.planning.predict import Sizes, predicted_sent, predicted_use
 from ul2.planning.shapes import shape_of
@@ -65,7 +65,7 @@ class Point(NamedTuple):
 def recipe_of(batch_size: int) -> Recipe:
     """Returns the recipe at another batch size."""
     bindings = [("BATCH_SIZE", str(batch_size))]
-    return launch.read_for_plan(FILES, bindings)[0]
+    return read_recipe(FILES, bindings)[0]
 
 
 def on_one_device(recipe: Recipe, topology: Topology) -> Setting:

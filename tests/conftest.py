@@ -2,7 +2,6 @@
 
 import gc
 import os
-import socket
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -46,12 +45,3 @@ def _forget_programs() -> Iterator[None]:
 def pytest_unconfigure() -> None:
     if _compiled is not None:
         _compiled.cleanup()
-
-
-@pytest.fixture
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        port: int = server.getsockname()[1]
-        return port

@@ -3,10 +3,12 @@
 import os
 import shlex
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
+from ports import free_port
 from wiring_toys import flags, make_store
 
 ROOT = Path(__file__).parents[1]
@@ -218,13 +220,10 @@ def test_local_starts_again_what_may_go_on(tmp_path, codes, end):
 
 
 @pytest.mark.slow
-def test_local_really_trains_in_two_processes_and_hands_a_signal_on(
-    tmp_path, free_port
-):
+def test_local_really_trains_in_two_processes_and_hands_a_signal_on(tmp_path):
     ul2 = tmp_path / "ul2"
     ul2.write_text(
-        "#!/usr/bin/env bash\n"
-        'exec python -c "import sys; from ul2.cli import main; sys.exit(main())" "$@"\n'
+        f"#!{sys.executable}\nimport sys; from ul2.cli import main; sys.exit(main())\n"
     )
     ul2.chmod(0o755)
     recipe = flags(
@@ -236,7 +235,7 @@ def test_local_really_trains_in_two_processes_and_hands_a_signal_on(
     )
     launcher = subprocess.Popen(
         ["bash", SCRIPTS / "launch_local.sh", "--processes=2", "--cpu=1",
-         f"--port={free_port}", f"--ul2={ul2}", "--", *recipe],
+         f"--port={free_port()}", f"--ul2={ul2}", "--", *recipe],
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ports import free_port
 from tolerances import REORDERED_SUM_ATOL, REORDERED_SUM_RTOL
 from wiring_toys import flags, make_store
 
@@ -36,13 +36,10 @@ def recipe(store, model_dir, **macros):
 
 def start(count, *arguments, code=COMMAND):
     """Starts the processes of a job, all with the same flags or each with its own."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        port = server.getsockname()[1]
     job = {
         **os.environ,
         "XLA_FLAGS": "",
-        "UL2_COORDINATOR": f"127.0.0.1:{port}",
+        "UL2_COORDINATOR": f"127.0.0.1:{free_port()}",
         "UL2_NUM_PROCESSES": str(count),
         "UL2_HEARTBEAT_SECONDS": str(HEARTBEAT_SECONDS),
     }

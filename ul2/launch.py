@@ -48,14 +48,6 @@ NOT_NEEDED_WITHOUT_TRAINING: Final[Bindings] = (
     ("TOTAL_STEPS", "1000000"),
 )
 
-# Values for macros that a plan can do without, too.
-_NOT_NEEDED_FOR_A_PLAN: Final[Bindings] = (
-    *NOT_NEEDED_WITHOUT_TRAINING,
-    ("DATA", "None"),
-    ("TASK", "any"),
-    ("INITIAL_CHECKPOINT", "None"),
-)
-
 # Examples that are tokenized to be looked at.
 _SCRATCH: Final = "ul2-examples-"
 _DEFAULT_OBJECTIVE: Final = "configs/objectives/ul2.gin"
@@ -264,89 +256,6 @@ def _collect(errors: list[str]) -> Iterator[None]:
         if not is_ours(error):
             raise
         errors.append(str(error))
-
-
-def read_for_plan(
-    gin_files: Sequence[str], bindings: Bindings
-) -> tuple[Recipe, Vocab | None, int | None]:
-    """Reads a config of which only sizes are wanted.
-
-    Neither the data nor the initial checkpoint have to be there, unless it is the
-    checkpoint that says which model it is.
-
-    Returns:
-        The recipe with its model, the vocabulary of its checkpoint if that was
-        opened, and TOTAL_STEPS if it was given.
-
-    Raises:
-        ValueError: something is wrong with it.
-    """
-    recipe = read(gin_files, bindings, _NOT_NEEDED_FOR_A_PLAN)
-    gin_config.begin(gin_files, bindings)
-    ends = "TOTAL_STEPS" not in gin_config.undefined_macros()
-    total_steps = recipe.settings.total_steps if ends else None
-    if recipe.model is not None and recipe.model_config is not None:
-        return recipe, None, total_steps
-    contract = open_start(recipe).contract
-    described = contract.model if contract else None
-    vocab = contract.vocab if contract else None
-    return recipe.with_model(described), vocab, total_steps
-
-
-def plan(
-    configs: Sequence[Sequence[str]],
-    bindings: Bindings,
-    topologies: Sequence[str],
-    *,
-    depth: int | None = None,
-    candidates: int = 0,
-    say: Callable[[str], None] = logging.info,
-) -> list[dict[str, Any]]:
-    """Returns what configs take on topologies, each on each; see `ul2.planning`.
-
-    All configs on the first topology come first.
-
-    Args:
-        configs: the gin files of each.
-        bindings: (name, value) of `--gin.NAME=value`, of all of them.
-        topologies: such as `v5p:4x4x4`; see `ul2.planning.topology`.
-        depth: at most so many layers in each stack; None for the config's.
-        candidates: how many of the most promising meshes, remat policies and numbers
-            of microbatches are compiled; 0 plans the config's own.
-        say: is told what goes on.
-
-    Raises:
-        ValueError: something is wrong with a config, or it does not fit a topology.
-    """
-    # Only `ul2 plan` compiles for devices that are not there.
-    from ul2.planning.plan import lay_out, with_depth
-    from ul2.planning.plan import plan as plan_setting
-    from ul2.planning.search import search
-    from ul2.planning.topology import open_topologies
-
-    opened = open_topologies(topologies)
-    by_config = []
-    for gin_files in configs:
-        # One after the other: a recipe reads gin's values when it makes its parts.
-        recipe, vocab, total_steps = read_for_plan(gin_files, bindings)
-        if depth is not None:
-            recipe = with_depth(recipe, depth)
-        by_config.append(
-            [
-                search(
-                    recipe,
-                    topology,
-                    vocab,
-                    count=candidates,
-                    total_steps=total_steps,
-                    say=say,
-                )
-                if candidates
-                else plan_setting(lay_out(recipe, topology, vocab), total_steps)
-                for topology in opened
-            ]
-        )
-    return [report for of_one in zip(*by_config, strict=True) for report in of_one]
 
 
 def sentinels_needed(gin_files: Sequence[str], bindings: Bindings) -> int:

@@ -1,8 +1,8 @@
 """Recipes of tiny models, for plans."""
 
-from ul2 import launch
 from ul2.models.architectures import ARCHITECTURES
 from ul2.models.config import ModelConfig
+from ul2.planning.from_gin import read_recipe
 from ul2.planning.shapes import BatchShape
 from ul2.vocab import Vocab
 
@@ -83,7 +83,7 @@ def flags(model="enc_dec_tiny", **macros):
 
 
 def read(arguments):
-    """Returns what `launch.read_for_plan` makes of flags."""
+    """Returns what `read_recipe` makes of flags."""
     files = [a.removeprefix("--gin_file=") for a in arguments if "gin_file" in a]
     pairs = [a.removeprefix("--gin.") for a in arguments if a.startswith("--gin.")]
-    return launch.read_for_plan(files, [tuple(pair.split("=", 1)) for pair in pairs])
+    return read_recipe(files, [tuple(pair.split("=", 1)) for pair in pairs])

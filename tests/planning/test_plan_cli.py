@@ -131,7 +131,7 @@ def test_several_configs_and_topologies_are_one_table(capfd, monkeypatch):
         planned.append((setting.recipe.mesh, len(setting.topology.devices)))
         return {"config": None, **FAKE}
 
-    monkeypatch.setattr("ul2.planning.plan.plan", remember)
+    monkeypatch.setattr("ul2.planning.from_gin.plan", remember)
     arguments = [
         *flags(),
         "--config=configs/meshes/h200x8_fsdp.gin",

@@ -1,5 +1,4 @@
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from ports import free_port
 
 from ul2.batch import Batch, HostRows, Packed
 from ul2.sharding.mesh import make_mesh
@@ -64,12 +64,10 @@ jax.distributed.shutdown()
 
 @pytest.mark.slow
 def test_rows_reach_devices_that_do_not_stand_side_by_side():
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        port = str(server.getsockname()[1])
+    here, port = Path(__file__).parent, str(free_port())
     flags = {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
-        "PYTHONPATH": str(Path(__file__).parent),
+        "PYTHONPATH": os.pathsep.join(map(str, [here, here.parent])),
     }
     workers = [
         subprocess.Popen(

@@ -1,12 +1,12 @@
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from ports import free_port
 from tolerances import REORDERED_SUM_RTOL
 from training_toys import make_batch, run_train
 
@@ -23,12 +23,6 @@ def start(*arguments, **variables):
         stderr=subprocess.STDOUT,
         text=True,
     )
-
-
-def free_port():
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
 
 
 @pytest.mark.slow

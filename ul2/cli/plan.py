@@ -62,12 +62,12 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     check_at_least(1, "candidates", options.candidates)
     check_at_least(1, "depth", options.depth)
 
-    from ul2 import launch
     from ul2.planning import tables
+    from ul2.planning.from_gin import plan_configs
 
     import_modules(options)
     configs = options.config or [""]
-    reports = launch.plan(
+    reports = plan_configs(
         [[*options.gin_file, *filter(None, one.split(","))] for one in configs],
         options.bindings,
         options.topology,

@@ -1,10 +1,9 @@
 """A recipe's train step, compiled for devices that are not there."""
 
 import dataclasses
-import re
 import resource
 import time
-from typing import Any, Final
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -14,6 +13,7 @@ from ul2.models.config import ModelConfig
 from ul2.planning.hlo import Module
 from ul2.planning.shapes import BatchShape
 from ul2.recipe import Recipe
+from ul2.training.failures import gib_needed
 from ul2.training.loop import step_settings
 from ul2.training.state import (
     TrainState,
@@ -22,10 +22,6 @@ from ul2.training.state import (
     with_shardings,
 )
 from ul2.training.step import make_train_step
-
-# "... memory required for HLO temporaries (97.04G) exceeds available HBM (95.74G)."
-_REFUSED: Final = re.compile(r"required[^(]*\(([\d.]+)([KMGT])\)")
-_UNITS: Final = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 class RefusedError(Exception):
@@ -124,7 +120,10 @@ def compile_step(recipe: Recipe, mesh: Mesh, shape: BatchShape) -> CompiledStep:
         text = str(error)
         reason = text.strip().splitlines()[0]
         if "RESOURCE_EXHAUSTED" in text:
-            raise OutOfMemoryError(reason, _needed_bytes(text)) from None
+            needed, _ = gib_needed(text)
+            raise OutOfMemoryError(
+                reason, None if needed is None else int(needed * 2**30)
+            ) from None
         raise RefusedError(reason) from None
     compile_seconds = time.perf_counter() - start
     compile_cpu_seconds = time.process_time() - cpu_start
@@ -137,9 +136,3 @@ def compile_step(recipe: Recipe, mesh: Mesh, shape: BatchShape) -> CompiledStep:
         # Linux counts in KiB.
         host_peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     )
-
-
-def _needed_bytes(message: str) -> int | None:
-    """Reads how much memory a refused program needs."""
-    found = _REFUSED.search(message)
-    return int(float(found[1]) * _UNITS[found[2]]) if found else None

@@ -2,17 +2,16 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import jax
 from jax.sharding import Mesh
 
 from ul2 import axes
-from ul2.batch import ALL_ROWS
 from ul2.models.config import ModelConfig
 from ul2.planning import estimate, memory
-from ul2.planning.collectives import by_axis, collectives
+from ul2.planning.collectives import Collective, by_axis, collectives
 from ul2.planning.compilation import (
     CompiledStep,
     OutOfMemoryError,
@@ -28,7 +27,7 @@ from ul2.planning.shapes import BatchShape, shape_of
 from ul2.planning.topology import LIBTPU, Topology
 from ul2.recipe import Recipe
 from ul2.sharding.placement import num_batch_shards
-from ul2.sharding.rules import DEFAULT_RULES, mesh_axes
+from ul2.sharding.rules import num_parts
 from ul2.training.losses import chunk_columns
 from ul2.training.state import TrainState
 from ul2.vocab import Vocab
@@ -111,8 +110,7 @@ class Setting:
     def logit_widths(self) -> set[int]:
         """Of a column: all logits, and those of a device's part of the vocabulary."""
         size = self.config.vocab_size
-        owners = mesh_axes(axes.VOCAB, DEFAULT_RULES)
-        return {size, size // math.prod(self.mesh.shape[axis] for axis in owners)}
+        return {size, size // num_parts(axes.VOCAB, self.mesh)}
 
     @property
     def held(self) -> MemoryUse:
@@ -166,8 +164,9 @@ def plan(setting: Setting, total_steps: int | None = None) -> dict[str, Any]:
         step.module,
         is_tpu=setting.topology.compiler == LIBTPU,
     )
-    report |= _measured(setting, use, step)
-    report |= _timed(setting, use, step, total_steps)
+    sent = collectives(step.module, setting.mesh)
+    report |= _measured(setting, use, step, sent)
+    report |= _timed(setting, use, sent, total_steps)
     if not report["fits"]:
         report["knobs"] = knobs(setting, use)
     return report
@@ -176,13 +175,15 @@ def plan(setting: Setting, total_steps: int | None = None) -> dict[str, Any]:
 def _known(setting: Setting) -> dict[str, Any]:
     """Returns what is known before anything is compiled."""
     topology, shape, work = setting.topology, setting.shape, setting.work
+    model = setting.recipe.model
+    assert model is not None
     assumptions = [*shape.assumptions, *estimate.assumptions(topology)]
     return {
         "topology": topology.name,
         "devices": len(topology.devices),
         "chip": topology.chip.name if topology.chip else None,
         "compiler": topology.compiler,
-        "architecture": setting.recipe.layout(setting.mesh, ALL_ROWS).architecture,
+        "architecture": model.architecture,
         "layers": [
             setting.config.num_encoder_layers,
             setting.config.num_decoder_layers,
@@ -228,10 +229,11 @@ def _refused(setting: Setting, error: RefusedError) -> dict[str, Any]:
     }
 
 
-def _measured(setting: Setting, use: MemoryUse, step: CompiledStep) -> dict[str, Any]:
+def _measured(
+    setting: Setting, use: MemoryUse, step: CompiledStep, sent: Sequence[Collective]
+) -> dict[str, Any]:
     """Returns what the compiled step says."""
     module = step.module
-    sent = collectives(module, setting.mesh)
     return {
         "bytes_per_device": use.to_json(),
         "fits": use.total <= setting.topology.memory_bytes,
@@ -265,11 +267,13 @@ def _measured(setting: Setting, use: MemoryUse, step: CompiledStep) -> dict[str,
 
 
 def _timed(
-    setting: Setting, use: MemoryUse, step: CompiledStep, total_steps: int | None
+    setting: Setting,
+    use: MemoryUse,
+    sent: Sequence[Collective],
+    total_steps: int | None,
 ) -> dict[str, Any]:
     """Returns how long a step takes, and what follows from it."""
     work, mesh, chip = setting.work, setting.mesh, setting.topology.chip
-    sent = collectives(step.module, mesh)
     time = estimate.step_time(setting.topology, mesh, work, use, sent)
     if time is None or chip is None:
         names = ("step_seconds", "time", "mfu", "tokens_per_second")

@@ -87,41 +87,25 @@ def make_mesh(
         ValueError: `spec` cannot be read, or does not fit the devices.
     """
     devices = jax.devices() if devices is None else devices
-    slices = slices_of(devices)
-    sizes = mesh_sizes(spec, len(devices), len(slices), workload)
-    return Mesh(arrange(sizes, slices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    sizes = mesh_sizes(spec, len(devices), count_slices(devices), workload)
+    return Mesh(arrange(sizes, devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def slices_of(devices: Sequence[jax.Device]) -> list[list[jax.Device]]:
-    """Returns the devices by slice; all of them are one where they do not say."""
-    found: dict[int, list[jax.Device]] = {}
-    for device in devices:
-        found.setdefault(getattr(device, "slice_index", 0) or 0, []).append(device)
-    return [found[index] for index in sorted(found)]
+def count_slices(devices: Sequence[jax.Device]) -> int:
+    """Returns how many slices devices belong to; one where they do not say."""
+    return len({getattr(device, "slice_index", 0) or 0 for device in devices})
 
 
-def arrange(sizes: MeshSizes, slices: Sequence[Sequence[jax.Device]]) -> np.ndarray:
-    """Returns the devices as an array of `sizes.total`."""
-    if len(slices) == 1:
-        # Fast links everywhere: `across` is a matter of names (on fake devices, say).
-        within = [
-            mesh_utils.create_device_mesh(
-                sizes.total, slices[0], allow_split_physical_axes=True
-            )
-        ]
-        blocks = (1,) * len(AXES)
-    else:
-        within = [
-            mesh_utils.create_device_mesh(
-                sizes.within, part, allow_split_physical_axes=True
-            )
-            for part in slices
-        ]
-        blocks = sizes.across
-    grid = np.empty(len(within), object)
-    for index, block in enumerate(within):
-        grid[index] = block
-    return np.block(grid.reshape(blocks).tolist())
+def arrange(sizes: MeshSizes, devices: Sequence[jax.Device]) -> np.ndarray:
+    """Returns the devices as an array of `sizes.total`, neighbours side by side."""
+    if count_slices(devices) > 1:
+        return mesh_utils.create_hybrid_device_mesh(
+            sizes.within, sizes.across, devices, allow_split_physical_axes=True
+        )
+    # Fast links everywhere: `across` is a matter of names (on fake devices, say).
+    return mesh_utils.create_device_mesh(
+        sizes.total, devices, allow_split_physical_axes=True
+    )
 
 
 def mesh_sizes(

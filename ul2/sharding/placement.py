@@ -5,7 +5,6 @@ Each host reads only the rows its own devices need. `host_rows` says which those
 hosts.
 """
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ul2 import axes
 from ul2.batch import Batch, HostRows
-from ul2.sharding.rules import DEFAULT_RULES, Rules, mesh_axes
+from ul2.sharding.rules import DEFAULT_RULES, Rules, mesh_axes, num_parts
 
 
 def batch_sharding(mesh: Mesh, rules: Rules = DEFAULT_RULES) -> NamedSharding:
@@ -25,14 +24,12 @@ def batch_sharding(mesh: Mesh, rules: Rules = DEFAULT_RULES) -> NamedSharding:
 
 def num_batch_shards(mesh: Mesh, rules: Rules = DEFAULT_RULES) -> int:
     """Returns into how many parts the rows of a batch are split."""
-    return math.prod(mesh.shape[axis] for axis in mesh_axes(axes.BATCH, rules))
+    return num_parts(axes.BATCH, mesh, rules)
 
 
 def num_column_shards(mesh: Mesh, rules: Rules = DEFAULT_RULES) -> int:
     """Returns into how many parts the columns of a row are split between sublayers."""
-    return math.prod(
-        mesh.shape[axis] for axis in mesh_axes(axes.RESIDUAL_LENGTH, rules)
-    )
+    return num_parts(axes.RESIDUAL_LENGTH, mesh, rules)
 
 
 def check_rows(
@@ -52,28 +49,16 @@ def check_rows(
         )
 
 
-def host_rows(
-    mesh: Mesh, rules: Rules = DEFAULT_RULES, process_index: int | None = None
-) -> HostRows:
-    """Returns which rows a process's devices need.
+def host_rows(mesh: Mesh, rules: Rules = DEFAULT_RULES) -> HostRows:
+    """Returns which rows this process's devices need.
 
     Processes that share rows (a `tensor` axis across hosts) need the same.
-
-    Args:
-        mesh: the devices.
-        rules: logical axis to mesh axis.
-        process_index: of which process; this one by default.
     """
-    process = jax.process_index() if process_index is None else process_index
     shards = num_batch_shards(mesh, rules)
-    rows_of_device: Mapping[Any, Any] = batch_sharding(mesh, rules).devices_indices_map(
-        (shards,)
-    )
-    mine = {
-        index[0].start or 0
-        for device, index in rows_of_device.items()
-        if device.process_index == process
-    }
+    rows_of_device: Mapping[Any, Any] = batch_sharding(
+        mesh, rules
+    ).addressable_devices_indices_map((shards,))
+    mine = {index[0].start or 0 for index in rows_of_device.values()}
     return HostRows(tuple(sorted(mine)), shards)
 
 

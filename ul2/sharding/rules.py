@@ -59,6 +59,11 @@ def mesh_axes(name: str, rules: Rules) -> tuple[str, ...]:
     return (found,) if isinstance(found, str) else tuple(found)
 
 
+def num_parts(name: str, mesh: Mesh, rules: Rules = DEFAULT_RULES) -> int:
+    """Returns into how many parts a mesh splits the dims called `name`."""
+    return math.prod(mesh.shape[axis] for axis in mesh_axes(name, rules))
+
+
 def partition_spec(
     shape: Sequence[int],
     names: Sequence[str | None],

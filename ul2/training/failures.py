@@ -96,7 +96,7 @@ def explain(error: BaseException) -> str | None:
             "shorter INPUTS_LENGTH and TARGETS_LENGTH or a smaller HEAD_DIM help, more "
             "MICROBATCHES or REMAT do not."
         )
-    needed, there = _amounts(text)
+    needed, there = gib_needed(text)
     lines = ["out of device memory" + _sentence(needed, there)]
     largest = sorted(buffers(text), reverse=True)[:_SHOWN]
     lines += ["  " + "  ".join(_columns(buffer)) for buffer in largest]
@@ -167,8 +167,11 @@ def _of_host(text: str) -> str:
     )
 
 
-def _amounts(text: str) -> tuple[float | None, float | None]:
-    """Returns the GiB needed and the GiB there are, as far as a message says."""
+def gib_needed(text: str) -> tuple[float | None, float | None]:
+    """Returns the GiB needed and the GiB there are, as far as a message says.
+
+    ... memory required (97.04G) exceeds available HBM (95.74G).  ->  97.04, 95.74
+    """
     for pattern in _AMOUNTS:
         if match := pattern.search(text):
             number, unit, *rest = match.groups()
