@@ -33,6 +33,7 @@ Additional GRPC error information from remote target coordination_service while
 :UNKNOWN:Error received from peer  {grpc_status:14, grpc_message:"Socket closed"}
 *** Check failure stack trace: ***
 """
+TORN = LEADER.replace("Check", "step 7\nCheck").rstrip("\n")
 NEVER_MET = """\
 F1121 17:16:52.2 2 client.h:80] Terminating process because the JAX distributed \
 service detected fatal errors. absl::Status: DEADLINE_EXCEEDED: Deadline Exceeded
@@ -78,6 +79,7 @@ def test_child_that_ends_by_itself_is_only_passed_on(tmp_path):
     [
         (DEATH, "lost process 1 on b: no sign of life any more"),
         (LEADER, "lost process 0 on a: it has gone"),
+        (TORN, "lost process 0 on a: it has gone"),
         (NEVER_MET, "did not meet all the others in time"),
     ],
 )

@@ -36,6 +36,7 @@ _PR_SET_PDEATHSIG: Final = 1
 _DEATH: Final = re.compile(
     rb"[EF]\d{4} .*(coordination_service|client\.h:\d+\] Terminating process)"
 )
+_LAST_WORDS: Final = re.compile(rb"F\d{4} .*client\.h:\d+\] Terminating process")
 _DEATH_GOES_ON: Final = re.compile(
     rb"\s*$|\d+$|The tasks have crashed|RPC: /|\*\*\* Check failure|\s+@ |:UNKNOWN:"
     rb"|Additional GRPC error|/job:"
@@ -123,20 +124,25 @@ class _Errors:
         self._thread.join(timeout=2)
 
     def _pass_on(self) -> None:
-        of_death = False
+        of_death = ended = False
         with open(self._readable, "rb", buffering=0) as stream:
             rest = b""
             while chunk := stream.read(1 << 16):
                 *lines, rest = (rest + chunk).split(b"\n")
                 for line in lines:
-                    of_death = bool(
+                    # Threads write at once: what follows may be torn in pieces.
+                    ended = ended or bool(_LAST_WORDS.search(line))
+                    of_death = ended or bool(
                         _DEATH.match(line) or (of_death and _DEATH_GOES_ON.match(line))
                     )
                     if of_death:
                         self.death += line + b"\n"
                     else:
                         os.write(2, line + b"\n")
-            os.write(2, rest)
+            if ended:
+                self.death += rest
+            else:
+                os.write(2, rest)
 
 
 def _end(code: int, notes: Notes, errors: _Errors) -> int:
