@@ -30,6 +30,7 @@ _MAY_CHANGE: Final = frozenset(
         "SAVE_EVERY_STEPS",
         "KEEP_CHECKPOINTS",
         "STALL_SECONDS",
+        "SAVE_RETRY_SECONDS",
         "BEST_METRIC",
         "EVAL_DECODE",
         "EVAL_DECODE_LIMIT",
@@ -54,6 +55,7 @@ _UNSAID: Final = {
     "recipe.Recipe.rounding": "'stochastic'",
     "loop.TrainSettings.best_metric": "None",
     "loop.TrainSettings.stall_seconds": "1800",
+    "loop.TrainSettings.save_retry_seconds": "1200",
     "optimizers.adafactor.factor_stacked": "'by_size'",
     "optimizers.adafactor.epsilon1": "1e-30",
 }
