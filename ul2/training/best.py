@@ -44,7 +44,7 @@ class BestRecord:
         self._metric = metric
         self.step: int | None = None
         self.value = math.nan
-        self._proposed: float | None = None
+        self._proposed: tuple[int, float] | None = None
         for line in _read_lines(self._model_dir / EVALUATIONS):
             step = line.get("step")
             if (
@@ -71,7 +71,7 @@ class BestRecord:
                 f"BEST_METRIC={self._metric!r} is not measured; choose one of "
                 f"{', '.join(known)}."
             )
-        before = self.value if self._proposed is None else self._proposed
+        before = self._proposed[1] if self._proposed else self.value
         if math.isnan(before):
             return not math.isnan(value)
         return is_better(scores, before, self._metric)
@@ -83,13 +83,14 @@ class BestRecord:
             What is to be told whether the checkpoint came to be; until then, the one
             before stays the best that there is.
         """
-        step, value = scores["step"], float(scores[self._metric])
-        self._proposed = value
+        proposed = scores["step"], float(scores[self._metric])
+        self._proposed = proposed
 
         def settle(is_saved: bool) -> None:
-            self._proposed = None
+            if self._proposed == proposed:  # and no better one has been since
+                self._proposed = None
             if is_saved:
-                self.step, self.value = step, value
+                self.step, self.value = proposed
                 self._write()
 
         return settle

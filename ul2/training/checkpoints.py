@@ -19,7 +19,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -157,19 +157,24 @@ def read_contract(path: str | Path, step: int | None = None) -> Contract:
         ValueError: there is no such checkpoint, or it is damaged; names others.
     """
     step = _existing_step(path, step)
-    damage = find_damage(path, step, [CONTRACT]) or find_damage(
-        path, step, contents=False
-    )
+    found = contract_or_damage(path, step)
+    if isinstance(found, str):
+        raise ValueError(_damaged(path, step, found))
+    return found
+
+
+def contract_or_damage(path: str | Path, step: int) -> Contract | str:
+    """Returns what a checkpoint holds beside its arrays, or what is wrong with it."""
+    damage = find_damage(path, step, [CONTRACT])
+    damage = damage or find_damage(path, step, contents=False)
     if damage is not None:
-        raise ValueError(_damaged(path, step, damage))
+        return damage
     try:
         contract = load_contract(path, step)
     except ValueError as error:
-        raise ValueError(_damaged(path, step, str(error))) from None
+        return str(error)
     if contract.step != step:
-        raise ValueError(
-            f"{step_dir(path, step)} says that it is step {contract.step}."
-        )
+        return f"its contract says that it is step {contract.step}"
     return contract
 
 
@@ -183,9 +188,8 @@ def load_contract(path: str | Path, step: int) -> Contract:
         fields = json.loads(_contract_file(step_dir(path, step)).read_bytes())
         return Contract.from_json(fields)
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise ValueError(
-            f"no checkpoint of a run, or damaged: {' '.join(str(error).split())}"
-        ) from None
+        text = " ".join(str(error).split())
+        raise ValueError(f"its contract cannot be read: {text}") from None
 
 
 def find_damage(
@@ -235,6 +239,15 @@ def _damaged(path: str | Path, step: int, damage: str) -> str:
     return (
         f"{step_dir(path, step)} is damaged: {damage}; choose another step (found "
         f"{others or 'none'}), or copy it again. Training steps over it by itself."
+    )
+
+
+def none_is_whole(path: str | Path, unfit: Iterable[tuple[int, str]]) -> str:
+    """Returns what a person is told of a run that cannot go on from any checkpoint."""
+    reasons = "; ".join(f"{step}: {reason}" for step, reason in unfit)
+    return (
+        f"no checkpoint in {checkpoints_dir(path)} can be used ({reasons}); nothing "
+        "was removed. Put a good copy in its place, or choose another MODEL_DIR."
     )
 
 

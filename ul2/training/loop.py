@@ -34,6 +34,7 @@ from ul2.training.optimizers import Optimizer
 from ul2.training.origin import Origin
 from ul2.training.preemption import Preemption
 from ul2.training.run_checkpoints import Checkpoints
+from ul2.training.run_directory import foreign_to
 from ul2.training.state import (
     MakeModel,
     Params,
@@ -294,6 +295,7 @@ def _train(
             model=run.model,
         ),
         best=lambda: best.step if best else None,
+        is_foreign=foreign_to(run.config_text),
         retry_seconds=settings.save_retry_seconds,
     )
     state, prior_steps = _first_state(run, settings, programs, checkpoints)

@@ -37,8 +37,10 @@ from ul2.training.checkpoints import (
     check_position,
     check_vocab,
     checkpoints_dir,
+    contract_or_damage,
     find_damage,
     load_contract,
+    none_is_whole,
     read_item,
     step_dir,
     steps_in,
@@ -239,11 +241,8 @@ class Checkpoints:
             return found, contract.prior_steps
         if refused is not None:
             raise refused
-        reasons = "; ".join(f"{one.step}: {one.reason}" for one in unfit)
-        raise ValueError(
-            f"no checkpoint in {self._directory} is whole ({reasons}); nothing was "
-            "removed. Put a good copy in its place, or choose another MODEL_DIR."
-        )
+        reasons = [(one.step, one.reason) for one in unfit]
+        raise ValueError(none_is_whole(self._directory, reasons))
 
     def _listed(self) -> list[int]:
         """Returns what process 0 sees: a network's file systems differ for a while."""
@@ -256,13 +255,8 @@ class Checkpoints:
         part = (jax.process_index(), jax.process_count())
         damage = find_damage(self._directory, step, part=part)
         if damage is None:
-            try:
-                contract = load_contract(self._directory, step)
-            except ValueError as error:
-                damage = str(error)
-            else:
-                if contract.step != step:
-                    damage = f"it says that it is step {contract.step}"
+            found = contract_or_damage(self._directory, step)
+            damage = found if isinstance(found, str) else None
         return next(filter(None, self._exchange(damage or "")), None)
 
     def _check_ours(self, contract: Contract) -> None:
