@@ -213,14 +213,15 @@ def remove_leftovers(checkpoints: Path) -> None:
 def one_line(error: BaseException) -> str:
     """Returns what an error says, short and on one line.
 
-    RESOURCE_EXHAUSTED: Error writing "a/b" [OS error 28: No space left on device]
-    [source locations='...']
-    ->  Error writing "a/b" [OS error 28: No space left on device]
+    RESOURCE_EXHAUSTED: Error opening "zarr" driver: Error writing local file
+    "/a/b": Failed to fsync: Disk quota exceeded [tensorstore_spec='{...}']
+    ->  Disk quota exceeded: /a/b
     """
-    text = " ".join(str(error).split()) or type(error).__name__
-    text = re.sub(r" \[source locations=.*", "", text)
-    text = re.sub(r"^[A-Z_]+: ", "", text)
     if isinstance(error, OSError) and error.strerror:
-        place = f": {os.fspath(error.filename)!s}" if error.filename else ""
-        text = error.strerror + place
+        place = f": {os.fsdecode(error.filename)}" if error.filename else ""
+        return error.strerror + place
+    text = " ".join(str(error).split()) or type(error).__name__
+    text = re.sub(r" \[(tensorstore_spec|source locations|os_error_code)=.*", "", text)
+    if files := re.findall(r'local file "([^"]+)"', text):
+        text = f"{text.rpartition(': ')[2]}: {files[-1]}"
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."

@@ -89,6 +89,7 @@ class _Appended:
 
     def _write(self) -> None:
         if self._descriptor is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
             self._descriptor = os.open(self._path, flags, 0o644)
         while self._waiting:
@@ -114,8 +115,13 @@ class JsonLines:
     """One JSON object a line."""
 
     def __init__(self, path: Path, restored_step: int) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _drop_later_lines(path, restored_step)
+        try:
+            _drop_later_lines(path, restored_step)
+        except OSError as error:
+            raise ValueError(
+                f"cannot write to {path}: {error.strerror}; make room on that disk, or "
+                "choose another MODEL_DIR."
+            ) from None
         self._file = _Appended(path)
 
     def write(self, measurement: Measurement) -> None:
@@ -165,7 +171,6 @@ class TensorBoard:
     """
 
     def __init__(self, directory: Path, prefix: str, restored_step: int) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
         name = (
             f"events.out.tfevents.{time.time_ns() // 10**9:010d}.{socket.gethostname()}"
             f".{os.getpid()}.{next(_numbers)}.{prefix}"
