@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -162,6 +163,10 @@ def sweep(runs, calls, seed):
         runs.arm()
         runs.train("run")
         runs.check("run")
+        for _ in range(50):  # One that has ended may still be listed.
+            if threading.active_count() <= threads:
+                break
+            time.sleep(0.1)
         assert threading.active_count() <= threads, threading.enumerate()
         shutil.rmtree(runs.folder / "run")
     assert len(os.listdir("/proc/self/fd")) <= files + 4

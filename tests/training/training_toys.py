@@ -183,7 +183,7 @@ def read_state(model_dir, programs, step=6):
     )
 
 
-def run_train(model_dir, *, settings=None, **changes):
+def run_train(model_dir, *, settings=None, programs=None, **changes):
     """Trains with a clock that stands still, so that two runs write the same."""
-    run = make_run(model_dir, **changes)
-    return train(run, settings or make_settings(), clock=lambda: 0.0)
+    run, settings = make_run(model_dir, **changes), settings or make_settings()
+    return train(run, settings, programs=programs, clock=lambda: 0.0)

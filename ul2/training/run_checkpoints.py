@@ -300,21 +300,26 @@ class Checkpoints:
     def _step_over(self, unfit: list[_Unfit], restored: int) -> None:
         """Moves newer checkpoints aside that are of no use, and names them."""
         for step, reason, suffix in unfit:
-            aside = _free_name(step_dir(self._directory, step), suffix)
+            answer = ""
             if jax.process_index() == 0:
+                aside = _free_name(step_dir(self._directory, step), suffix)
                 try:
                     step_dir(self._directory, step).rename(aside)
+                    answer = aside.name
                 except OSError as error:
-                    raise ValueError(
-                        f"cannot move {step_dir(self._directory, step)} aside, which "
-                        f"cannot be used ({reason}): {error.strerror}."
-                    ) from None
+                    answer = f"/{error.strerror}"
+            aside_name = self._exchange(answer)[0]
+            if aside_name.startswith("/"):
+                raise ValueError(
+                    f"cannot move {step_dir(self._directory, step)} aside, which "
+                    f"cannot be used ({reason}): {aside_name[1:]}."
+                )
             logging.warning(
                 "checkpoint %d cannot be used: %s; it was moved to %s, going on from "
                 "step %d.",
                 step,
                 reason,
-                aside,
+                self._directory / aside_name,
                 restored,
             )
             self._steps.remove(step)
