@@ -52,7 +52,8 @@ def open_start(recipe: Recipe) -> Start:
     run_directory.check_writable(recipe.model_dir)
     convention = recipe.mode_convention
     if run_directory.has_checkpoint(recipe.model_dir):
-        own = origin.of_run(recipe.model_dir)
+        step = run_directory.newest_step(recipe.model_dir)
+        own = origin.of_run(recipe.model_dir, step)
         modes = modes_of(own.contract.mixture)
         return Start(None, own.contract, modes, _open_tokenizer(recipe, own))
     if recipe.initial_checkpoint is None:

@@ -12,6 +12,7 @@ from training_toys import (
     ToyBatches,
     make_settings,
     make_vocab,
+    rewrite_contract,
     run_train,
 )
 
@@ -142,9 +143,7 @@ def test_checkpoint_without_data_position_is_refused_and_moves_nothing(
     tmp_path, one_device
 ):
     run_train(tmp_path, mesh=one_device)
-    [path] = (tmp_path / "checkpoints" / "6" / "contract").glob("metadata")
-    fields = json.loads(path.read_text())
-    path.write_text(json.dumps({**fields, "data_position": None}))
+    rewrite_contract(tmp_path, 6, data_position=None)
     batches = ToyBatches()
     with pytest.raises(ValueError, match=r"no data position.*INITIAL_CHECKPOINT"):
         run_train(tmp_path, mesh=one_device, batches=batches)

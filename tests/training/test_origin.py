@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 from checkpoint_toys import make_checkpoint, save
 from flax import traverse_util
-from training_toys import ToyBatches, ToyModel, make_settings, make_vocab, run_train
+from training_toys import (
+    ToyBatches,
+    ToyModel,
+    make_settings,
+    make_vocab,
+    rewrite_contract,
+    run_train,
+)
 
 from ul2.interop import own
 from ul2.interop.checkpoint import Moments
@@ -343,8 +350,8 @@ def test_checkpoint_from_before_models_were_written_goes_on_but_is_not_loaded(
     copy = shutil.copytree(half, tmp_path / "old")
     file = copy / "checkpoints" / "3" / "contract" / "metadata"
     fields = json.loads(file.read_text())
-    assert fields.pop("model") is None and fields.pop("prior_steps") == 0
-    file.write_text(json.dumps(fields))
+    assert fields["model"] is None and fields["prior_steps"] == 0
+    rewrite_contract(copy, 3, model="absent", prior_steps="absent")
     with pytest.raises(ValueError, match=r"step 3 does not say which model it holds"):
         load_model(copy, one_device)
     assert run_train(copy, schedule=falling).step == 6
@@ -362,8 +369,7 @@ def test_checkpoint_from_before_models_were_written_goes_on_but_is_not_loaded(
 )
 def test_damaged_contract_is_refused_with_its_place(half, tmp_path, changes, message):
     copy = shutil.copytree(half, tmp_path / "copy")
-    file = copy / "checkpoints" / "3" / "contract" / "metadata"
-    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    rewrite_contract(copy, 3, **changes)
     with pytest.raises(ValueError, match=message) as error:
         read_contract(copy)
     assert "checkpoints/3" in str(error.value)

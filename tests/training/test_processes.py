@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 
 
 def start(*arguments, **variables):
-    path = os.pathsep.join([str(HERE), str(HERE.parent)])
+    path = os.pathsep.join(map(str, (HERE, HERE.parent, HERE.parents[1])))
     environment = {**os.environ, "PYTHONPATH": path, **variables}
     return subprocess.Popen(
         [sys.executable, *map(str, arguments)],
@@ -62,6 +62,16 @@ def test_two_processes_train_as_one(tmp_path, one_device):
     step, preempted = reports[0]["stopped"]
     assert preempted and step < 6
     assert (tmp_path / "stopped" / "checkpoints" / str(step)).is_dir()
+    # A disk that failed one of them failed both, and both did the same about it.
+    assert reports[0]["gave_up"] == reports[1]["gave_up"]
+    assert "process 1: No space left on device" in reports[0]["gave_up"]
+    assert "the last good one is 3" in reports[0]["gave_up"]
+    assert sorted(p.name for p in (tmp_path / "ever/checkpoints").iterdir()) == ["3"]
+    for report in reports:
+        assert report["failed_once"] == 6
+        assert report["stepped_over"] == [6, reports[0]["whole"]["loss"]]
+    names = sorted(path.name for path in (tmp_path / "whole/checkpoints").iterdir())
+    assert names == ["3", "6", "6.damaged"]
 
 
 def test_training_imports_no_tensorflow_gin_or_seqio(tmp_path):

@@ -3,6 +3,7 @@
 python two_processes.py PORT INDEX DIRECTORY
 """
 
+import itertools
 import json
 import os
 import signal
@@ -15,10 +16,20 @@ jax.config.update("jax_cpu_collectives_implementation", "gloo")
 port, index, directory = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
 jax.distributed.initialize(f"127.0.0.1:{port}", 2, index)
 
-from training_toys import ToyBatches, make_batch, run_train  # noqa: E402
+from jax.experimental import multihost_utils  # noqa: E402
+from training_toys import (  # noqa: E402
+    ToyBatches,
+    make_batch,
+    make_run,
+    make_settings,
+    run_train,
+)
 
 from ul2.sharding.mesh import make_mesh  # noqa: E402
 from ul2.sharding.placement import host_rows  # noqa: E402
+from ul2.training import run_checkpoints, saving  # noqa: E402
+from ul2.training.failures import StorageError  # noqa: E402
+from ul2.training.loop import Programs  # noqa: E402
 
 
 class HalfBatches(ToyBatches):
@@ -41,6 +52,8 @@ def eval_batches():
 
 mesh = make_mesh("fsdp=2")
 changes = {"mesh": mesh, "eval_batches": eval_batches}
+# Compiled once for all runs.
+changes["programs"] = Programs(make_run(directory, **changes), make_settings())
 whole = run_train(directory / "whole", batches=HalfBatches(), **changes)
 resumed = run_train(directory / "whole", batches=HalfBatches(), **changes)
 stopped = run_train(
@@ -48,7 +61,43 @@ stopped = run_train(
     batches=HalfBatches(on_next=interrupt_this_process_alone),
     **changes,
 )
+
+
+def run_on_a_bad_disk(name, which, **settings):
+    """Lets some of this process's attempts to save fail; returns how it ended."""
+    copy, numbers = saving.Attempt._copy, itertools.count()
+
+    def failing(self, trees):
+        if which(next(numbers)):
+            raise OSError(28, "No space left on device")
+        return copy(self, trees)
+
+    saving.Attempt._copy = failing
+    try:
+        settings = make_settings(**settings)
+        path = directory / name
+        return run_train(path, batches=HalfBatches(), settings=settings, **changes).step
+    except StorageError as error:
+        return str(error)
+    finally:
+        saving.Attempt._copy = copy
+
+
+# Process 1 alone fails to save, once; and then from the second time on.
+run_checkpoints.FIRST_PAUSE = 0.0
+failed_once = run_on_a_bad_disk("once", lambda number: index == 1 and number == 0)
+gave_up = run_on_a_bad_disk(
+    "ever", lambda number: index == 1 and number >= 1, save_retry_seconds=0.0
+)
+if index == 0:
+    damaged = directory / "whole" / "checkpoints" / "6" / "params" / "manifest.ocdbt"
+    damaged.write_bytes(b"")
+multihost_utils.sync_global_devices("it is damaged")
+stepped_over = run_train(directory / "whole", batches=HalfBatches(), **changes)
 report = {
+    "failed_once": failed_once,
+    "gave_up": gave_up,
+    "stepped_over": [stepped_over.step, stepped_over.metrics["loss"]],
     "shard": host_rows(mesh),
     "whole": whole.metrics,
     "evaluation": whole.evaluation,

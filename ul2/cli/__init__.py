@@ -3,7 +3,7 @@
 Nothing heavy is imported before the flags are parsed, so `--help` answers at once.
 Exit codes: 0 done, 2 the input is wrong (one line says how), 75 stopped before the end
 through no fault of its own (a signal, a lost process, a stall: the same command goes on
-from the last checkpoint), 1 anything else.
+from the last checkpoint), 74 nothing could be saved for too long, 1 anything else.
 """
 
 import argparse
@@ -75,7 +75,9 @@ def _quiet_libraries() -> None:
 
     def is_worth_reading(record: logging.LogRecord) -> bool:
         ours = Path(record.pathname).resolve().is_relative_to(_PACKAGE)
-        return ours or record.levelno >= logging.ERROR
+        # orbax shows every error that it raises as well, with its stack.
+        is_shown_twice = "orbax" in record.pathname and record.exc_info is not None
+        return ours or (record.levelno >= logging.ERROR and not is_shown_twice)
 
     absl.logging.get_absl_logger().addFilter(is_worth_reading)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ul2 import is_ours
+from ul2.sharding.processes import EXIT_STORAGE
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -91,6 +92,8 @@ def explain(error: BaseException) -> tuple[str, int] | None:
         return f"error: {error}", 2
     from ul2.training import failures
 
+    if isinstance(error, failures.StorageError):
+        return f"error: {error}", EXIT_STORAGE
     report = failures.explain(error)
     return None if report is None else (f"error: {report}", 1)
 

@@ -51,6 +51,7 @@ def read(path: Path, *, step: int | None = None) -> Checkpoint:
         ValueError: there is none, or it is damaged.
     """
     contract = checkpoints.read_contract(path, step)
+    checkpoints.check_whole(path, contract.step, [checkpoints.PARAMS])
     architecture, config = checkpoints.model_of(contract)
     folder = checkpoints.step_dir(path, contract.step)
     shapes = param_shapes(architecture, config)

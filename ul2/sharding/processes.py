@@ -35,6 +35,8 @@ Environment = Mapping[str, str]
 
 # Of sysexits.h, "temporary failure": what was done is right, start it again.
 EXIT_RESTART: Final = 75
+# "Error while doing I/O": nothing could be saved; make room first.
+EXIT_STORAGE: Final = 74
 
 _COORDINATOR: Final = ("UL2_COORDINATOR", "JAX_COORDINATOR_ADDRESS")
 _COUNT: Final = ("UL2_NUM_PROCESSES", "JAX_NUM_PROCESSES")
@@ -45,6 +47,8 @@ _PATIENCE: Final = "UL2_JOIN_SECONDS"
 # What a job's port is taken from where nobody names one: jax's ranges.
 _SLURM_FIRST_PORT, _SLURM_PORTS = 61440, 4096
 _TPU_PORT: Final = 8482
+# A week: whether others stand still is for the watchdog to judge.
+_FOREVER_MS: Final = 7 * 24 * 3600 * 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,6 +208,50 @@ def wait_briefly(what: str, seconds: float) -> bool:
     except RuntimeError:  # jax's own errors are RuntimeErrors
         return False
     return True
+
+
+class Exchange:
+    """Points of a program at which every process tells all others something.
+
+    They meet through process 0's coordination service, not on the devices, so a thread
+    may exchange while another trains. All processes must come to the same points of a
+    series, in the same order; each waits until the last has come.
+
+    Args:
+        series: names the points; each series is used by one thread at a time.
+    """
+
+    def __init__(self, series: str) -> None:
+        self._client = _client()
+        self._series, self._point = f"ul2/exchange/{series}", 0
+        self._mine: list[str] = []
+
+    def __call__(self, message: str) -> list[str]:
+        """Returns the messages of all processes, in their order.
+
+        Raises:
+            RuntimeError: another process did not come; jax ends this one soon.
+        """
+        if self._client is None:
+            return [message]
+        self._point += 1
+        folder = f"{self._series}/{self._point}/"
+        key = f"{folder}{self._client_index():06d}"
+        self._client.key_value_set(key, message)
+        self._client.wait_at_barrier(folder, _FOREVER_MS)
+        answers = sorted(self._client.key_value_dir_get(folder))
+        self._mine.append(key)
+        # Whoever came to this point has read what was said at the one before.
+        for said in self._mine[:-1]:
+            self._client.key_value_delete(said)
+        del self._mine[:-1]
+        return [answer for _, answer in answers]
+
+    @staticmethod
+    def _client_index() -> int:
+        from jax._src import distributed
+
+        return int(distributed.global_state.process_id)
 
 
 def _first(environment: Environment, names: tuple[str, ...]) -> str | None:

@@ -8,11 +8,12 @@ one before it knew, and forgets what was undone with the steps that a kill took 
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import jax
+from absl import logging
 
 from ul2.training.checkpoints import step_dir
 
@@ -43,6 +44,7 @@ class BestRecord:
         self._metric = metric
         self.step: int | None = None
         self.value = math.nan
+        self._proposed: tuple[int, float] | None = None
         for line in _read_lines(self._model_dir / EVALUATIONS):
             step = line.get("step")
             if (
@@ -53,6 +55,8 @@ class BestRecord:
                 and self.is_better(line)
             ):
                 self.step, self.value = step, float(line[metric])
+        if self.step is not None:
+            self._write()  # A kill may have come between a checkpoint and its record.
 
     def is_better(self, scores: Mapping[str, Any]) -> bool:
         """Returns whether an evaluation beats all before it.
@@ -67,18 +71,44 @@ class BestRecord:
                 f"BEST_METRIC={self._metric!r} is not measured; choose one of "
                 f"{', '.join(known)}."
             )
-        if self.step is None:
+        before = self._proposed[1] if self._proposed else self.value
+        if math.isnan(before):
             return not math.isnan(value)
-        return is_better(scores, self.value, self._metric)
+        return is_better(scores, before, self._metric)
 
-    def accept(self, scores: Mapping[str, Any]) -> None:
-        """Takes an evaluation, whose checkpoint is being written, for the best."""
-        self.step, self.value = scores["step"], float(scores[self._metric])
+    def propose(self, scores: Mapping[str, Any]) -> Callable[[bool], None]:
+        """Takes an evaluation, whose checkpoint is being written, for the best.
+
+        Returns:
+            What is to be told whether the checkpoint came to be; until then, the one
+            before stays the best that there is.
+        """
+        proposed = scores["step"], float(scores[self._metric])
+        self._proposed = proposed
+
+        def settle(is_saved: bool) -> None:
+            if self._proposed == proposed:  # and no better one has been since
+                self._proposed = None
+            if is_saved:
+                self.step, self.value = proposed
+                self._write()
+
+        return settle
+
+    def _write(self) -> None:
+        """Writes the record down, whole or not at all."""
         if jax.process_index() != 0:
             return
         partial = self._model_dir / f".{BEST}.partial"
-        partial.write_text(json.dumps(self.to_json()) + "\n", encoding="utf-8")
-        partial.replace(self._model_dir / BEST)
+        try:
+            partial.write_text(json.dumps(self.to_json()) + "\n", encoding="utf-8")
+            partial.replace(self._model_dir / BEST)
+        except OSError as error:
+            logging.warning(
+                "cannot write %s: %s; the next start writes it.",
+                self._model_dir / BEST,
+                error.strerror,
+            )
 
     def to_json(self) -> dict[str, Any] | None:
         """Returns the metric, and the best step and its value; None without one."""

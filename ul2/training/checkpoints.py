@@ -4,38 +4,38 @@
         params/                 the parameters alone, so that inference reads only them
         train_state/            step and optimizer state; an imported one may lack it
         contract/               JSON: model, vocab, data position, config text, mixture
+        checksums.json          of all files; older and imported ones lack it
 
-Saving copies to host memory and returns; a thread writes on. A directory appears under
-its name only when it is complete. Restoring checks everything that can be checked
-before it moves anything, then moves the state and the data iterator together. Arrays
-are read straight into the shards of the mesh at hand, which may differ from the mesh
-that wrote them.
+This file says what is in a checkpoint, and reads it. Arrays are read straight into the
+shards of the mesh at hand, which may differ from the mesh that wrote them. Training
+writes and restores its own by `run_checkpoints`.
 
 Whoever reads a checkpoint may name the run, its `checkpoints` folder, or one
-checkpoint in it.
+checkpoint in it. A damaged one is refused by name; nobody is handed an older one
+unasked.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Collection, Sequence
+import itertools
+import json
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
 
 from ul2.batch import Batch
 from ul2.models import architectures
 from ul2.models.config import ModelConfig
+from ul2.sharding.processes import Exchange
 from ul2.sharding.rules import DEFAULT_RULES, Rules, named_shardings
-from ul2.training.state import (
-    MakeModel,
-    Params,
-    TrainState,
-    define_model,
-    with_shardings,
-)
+from ul2.training import integrity
+from ul2.training.state import MakeModel, Params, define_model, with_shardings
 from ul2.vocab import Vocab
 
 # The folder in a run, and the items in the folder of a step.
@@ -126,7 +126,8 @@ def step_dir(path: str | Path, step: int) -> Path:
 def is_step_dir(path: str | Path) -> bool:
     """Returns whether a path is one checkpoint, not a run."""
     path = Path(path).resolve()
-    return path.name.isdecimal() and (path / CONTRACT).is_dir()
+    is_inside = path.parent.name == CHECKPOINTS and path.is_dir()
+    return path.name.isdecimal() and (is_inside or (path / CONTRACT).is_dir())
 
 
 def model_of(contract: Contract) -> tuple[str, ModelConfig]:
@@ -143,158 +144,135 @@ def model_of(contract: Contract) -> tuple[str, ModelConfig]:
     return architectures.from_json(contract.model)
 
 
-@dataclasses.dataclass(frozen=True)
-class _NewestAndBest:
-    """Keeps the newest checkpoints, and one more, however old it is."""
-
-    newest: int
-    best: Callable[[], int | None]
-
-    def should_preserve(
-        self, checkpoints: Sequence[Any], *, context: Any
-    ) -> list[bool]:
-        """Says which of the checkpoints, oldest first, are kept."""
-        del context
-        first = len(checkpoints) - self.newest
-        return [
-            index >= first or info.step == self.best()
-            for index, info in enumerate(checkpoints)
-        ]
-
-
-class Checkpoints:
-    """Saves and restores the checkpoints of one run."""
-
-    def __init__(
-        self,
-        model_dir: str | Path,
-        *,
-        keep: int,
-        contract: Contract,
-        best: Callable[[], int | None] = lambda: None,
-    ) -> None:
-        """Opens the checkpoints of a run, or makes room for them.
-
-        Args:
-            model_dir: of the run.
-            keep: how many of the newest to keep.
-            contract: what every checkpoint says, but for step, data position and
-                prior steps.
-            best: returns a step that is kept, however old it is.
-        """
-        self._directory = checkpoints_dir(model_dir)
-        self._contract = contract
-        policy = _NewestAndBest(keep, best)
-        self._manager = ocp.CheckpointManager(
-            self._directory,
-            options=ocp.CheckpointManagerOptions(preservation_policy=policy),
-        )
-
-    def latest_step(self) -> int | None:
-        """Returns the newest complete step, or None."""
-        step: int | None = self._manager.latest_step()
-        return step
-
-    def save(
-        self,
-        step: int,
-        state: TrainState,
-        position: dict[str, Any],
-        *,
-        prior_steps: int,
-    ) -> None:
-        """Starts saving; does nothing where this step is already saved."""
-        if self.latest_step() == step:
-            return
-        contract = dataclasses.replace(
-            self._contract, step=step, data_position=position, prior_steps=prior_steps
-        )
-        items = {
-            PARAMS: ocp.args.StandardSave(state.params),
-            TRAIN_STATE: ocp.args.StandardSave(_without_params(state)),
-            CONTRACT: ocp.args.JsonSave(contract.to_json()),
-        }
-        self._manager.save(step, args=ocp.args.Composite(**items), force=True)
-
-    def restore_latest(
-        self, abstract: TrainState, batches: Batches
-    ) -> tuple[TrainState, int]:
-        """Returns the newest state, and moves `batches` to where it stopped.
-
-        Args:
-            abstract: shapes and shardings wanted (`with_shardings`).
-            batches: is not touched unless the whole state could be read.
-
-        Returns:
-            The state, and how many updates its optimizer did before this run.
-
-        Raises:
-            ValueError: the checkpoint belongs to another vocabulary, or lacks the
-                data position.
-        """
-        step = self.latest_step()
-        assert step is not None, "restore_latest needs a checkpoint"
-        contract = read_contract(self._directory, step)
-        check_position(contract, self._directory)
-        what = f"checkpoint step {step}"
-        check_vocab(contract.vocab, self._contract.vocab, what=what)
-        items = {
-            PARAMS: ocp.args.StandardRestore(abstract.params),
-            TRAIN_STATE: ocp.args.StandardRestore(_without_params(abstract)),
-        }
-        found = self._manager.restore(step, args=ocp.args.Composite(**items))
-        rest = found[TRAIN_STATE]
-        assert contract.data_position is not None
-        batches.seek(contract.data_position)
-        state = TrainState(rest["step"], found[PARAMS], rest["opt_state"])
-        return state, contract.prior_steps
-
-    def wait(self) -> None:
-        """Waits until everything is on disk."""
-        self._manager.wait_until_finished()
-
-    def close(self) -> None:
-        """Waits until everything is on disk, and gives everything back."""
-        self.wait()
-        self._manager.close()
-
-
 def read_contract(path: str | Path, step: int | None = None) -> Contract:
     """Reads what a checkpoint holds beside its arrays.
 
+    The files of the arrays are looked at, but not read: those that read them do.
+
     Args:
         path: a run, its `checkpoints` folder, or one checkpoint.
-        step: the newest by default.
+        step: the newest by default; an older one is never taken silently.
 
     Raises:
-        ValueError: there is no such checkpoint, or its contract is damaged.
+        ValueError: there is no such checkpoint, or it is damaged; names others.
     """
-    with _reader(path) as manager:
-        step = _existing_step(manager, path, step)
-        items = ocp.args.Composite(**{CONTRACT: ocp.args.JsonRestore()})
-        try:
-            contract = Contract.from_json(manager.restore(step, args=items)[CONTRACT])
-        except (ValueError, KeyError, TypeError, OSError) as error:
-            text = " ".join(str(error).split())
-            raise ValueError(
-                f"{step_dir(path, step)} is no checkpoint of a run, or damaged: {text}"
-            ) from None
+    step = _existing_step(path, step)
+    found = contract_or_damage(path, step)
+    if isinstance(found, str):
+        raise ValueError(_damaged(path, step, found))
+    return found
+
+
+def contract_or_damage(path: str | Path, step: int) -> Contract | str:
+    """Returns what a checkpoint holds beside its arrays, or what is wrong with it."""
+    damage = find_damage(path, step, [CONTRACT])
+    damage = damage or find_damage(path, step, contents=False)
+    if damage is not None:
+        return damage
+    try:
+        contract = load_contract(path, step)
+    except ValueError as error:
+        return str(error)
     if contract.step != step:
-        raise ValueError(
-            f"{step_dir(path, step)} says that it is step {contract.step}."
-        )
+        return f"its contract says that it is step {contract.step}"
     return contract
+
+
+def load_contract(path: str | Path, step: int) -> Contract:
+    """Reads a contract, whatever else there is.
+
+    Raises:
+        ValueError: it is none, in the words of whoever tried to read it.
+    """
+    try:
+        fields = json.loads(_contract_file(step_dir(path, step)).read_bytes())
+        return Contract.from_json(fields)
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        text = " ".join(str(error).split())
+        raise ValueError(f"its contract cannot be read: {text}") from None
+
+
+def find_damage(
+    path: str | Path,
+    step: int,
+    items: Collection[str] | None = None,
+    *,
+    part: tuple[int, int] = (0, 1),
+    contents: bool = True,
+) -> str | None:
+    """Returns what is wrong with a checkpoint's files; see `integrity.find_damage`."""
+    folder = step_dir(path, step)
+    if not integrity.has_list(folder):
+        with contextlib.suppress(OSError, ValueError):
+            if b'"checksums"' in _contract_file(folder).read_bytes():
+                return f"{integrity.CHECKSUMS}: is missing"
+        return None
+    return integrity.find_damage(folder, items=items, part=part, contents=contents)
+
+
+def check_whole(path: str | Path, step: int, items: Collection[str]) -> None:
+    """Refuses to read arrays that are not those that were written.
+
+    Several processes share the work, so that all must call it.
+
+    Raises:
+        ValueError: a file is damaged; names it, and the other checkpoints.
+    """
+    part = (jax.process_index(), jax.process_count())
+    damage = find_damage(path, step, items, part=part)
+    answers = Exchange(f"whole/{next(_numbers)}")(damage or "")
+    if found := next(filter(None, answers), None):
+        raise ValueError(_damaged(path, step, found))
+
+
+# Two of a process must not meet at the same points.
+_numbers = itertools.count()
+
+
+def _contract_file(folder: Path) -> Path:
+    return folder / CONTRACT / "metadata"
+
+
+def _damaged(path: str | Path, step: int, damage: str) -> str:
+    """Returns what a person is told of a checkpoint that cannot be used."""
+    others = [other for other in steps_in(path) if other != step]
+    return (
+        f"{step_dir(path, step)} is damaged: {damage}; choose another step (found "
+        f"{others or 'none'}), or copy it again. Training steps over it by itself."
+    )
+
+
+def none_is_whole(path: str | Path, unfit: Iterable[tuple[int, str]]) -> str:
+    """Returns what a person is told of a run that cannot go on from any checkpoint."""
+    reasons = "; ".join(f"{step}: {reason}" for step, reason in unfit)
+    return (
+        f"no checkpoint in {checkpoints_dir(path)} can be used ({reasons}); nothing "
+        "was removed. Put a good copy in its place, or choose another MODEL_DIR."
+    )
 
 
 def read_params(
     path: str | Path, abstract_params: Params, step: int | None = None
 ) -> Params:
-    """Reads the parameters alone, into the shardings and dtype of `abstract_params`."""
-    with _reader(path) as manager:
-        step = _existing_step(manager, path, step)
-        items = {PARAMS: ocp.args.StandardRestore(abstract_params)}
-        params: Params = manager.restore(step, args=ocp.args.Composite(**items))[PARAMS]
+    """Reads the parameters alone, into the shardings and dtype of `abstract_params`.
+
+    Raises:
+        ValueError: there is no such checkpoint, or they are damaged.
+    """
+    step = _existing_step(path, step)
+    check_whole(path, step, [PARAMS])
+    params: Params = read_item(path, step, PARAMS, abstract_params)
     return params
+
+
+def read_item(path: str | Path, step: int, item: str, abstract: Any) -> Any:
+    """Reads a tree of arrays into the shardings and dtypes of another."""
+    handler = ocp.StandardCheckpointHandler()
+    try:
+        folder = epath.Path(step_dir(path, step) / item)
+        return handler.restore(folder, args=ocp.args.StandardRestore(abstract))
+    finally:
+        handler.close()
 
 
 def opt_state_shapes(path: str | Path, step: int) -> dict[str, tuple[int, ...]] | None:
@@ -322,7 +300,11 @@ def read_opt_state(
         abstract: what is wanted; what else there is stays unread.
         step: of the checkpoint.
         within: dotted path to what is wanted, from the top of the state.
+
+    Raises:
+        ValueError: it is damaged.
     """
+    check_whole(path, step, [TRAIN_STATE])
     folder = step_dir(path, step) / TRAIN_STATE
     top = ".".join(("opt_state", *filter(None, (within,))))
     wanted = {
@@ -384,28 +366,22 @@ def _dotted(keys: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(keys, simple=True, separator=".")
 
 
-def _without_params(state: TrainState) -> dict[str, Any]:
-    """Returns the part of the state that only training needs."""
-    return {"step": state.step, "opt_state": state.opt_state}
+def steps_in(path: str | Path) -> list[int]:
+    """Returns the checkpoints of a run, or the one that a path names, in order."""
+    if is_step_dir(path):
+        return [int(Path(path).resolve().name)]
+    folder = checkpoints_dir(path)
+    found = folder.iterdir() if folder.is_dir() else ()
+    # What is being written or removed has a longer name.
+    return sorted(int(one.name) for one in found if one.name.isdecimal())
 
 
-def _reader(path: str | Path) -> ocp.CheckpointManager:
-    """Opens the checkpoints of a run without the right to change them."""
+def _existing_step(path: str | Path, step: int | None) -> int:
+    """Returns `step`, the one that the path names, or the newest; it must exist."""
     folder = checkpoints_dir(path)
     if not folder.is_dir():
         raise ValueError(f"no checkpoint in {path}: {folder} does not exist.")
-    options = ocp.CheckpointManagerOptions(read_only=True)
-    return ocp.CheckpointManager(folder, options=options)
-
-
-def _existing_step(
-    manager: ocp.CheckpointManager, path: str | Path, step: int | None
-) -> int:
-    """Returns `step`, the one that the path names, or the newest; it must exist."""
-    steps = sorted(manager.all_steps())
-    if is_step_dir(path):
-        named = int(Path(path).resolve().name)
-        steps = [one for one in steps if one == named]
+    steps = steps_in(path)
     if not steps or (step is not None and step not in steps):
         wanted = "any step" if step is None else f"step {step}"
         raise ValueError(f"no checkpoint of {wanted} in {path}; found {steps}.")

@@ -10,7 +10,8 @@ largest, as far as the message lists them, and which knobs help, the cheapest fi
     What helps, the cheapest first:
       MICROBATCHES   twice as many halve the activations ...
 
-`lost_process` knows the errors of a collective whose other end has gone.
+`lost_process` knows the errors of a collective whose other end has gone; `StorageError`
+says itself what it is.
 """
 
 import re
@@ -66,6 +67,10 @@ _LOST: Final = re.compile(
     r"|Barrier (?:failed|timed out)",
     re.IGNORECASE,
 )
+
+
+class StorageError(Exception):
+    """Nothing could be saved for too long; says where, why and what to do."""
 
 
 class Buffer(NamedTuple):

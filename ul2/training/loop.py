@@ -26,17 +26,15 @@ from ul2.batch import Batch
 from ul2.sharding.placement import place
 from ul2.sharding.rules import DEFAULT_RULES, Rules
 from ul2.training.best import EVALUATIONS, BestRecord
-from ul2.training.checkpoints import (
-    Batches,
-    Checkpoints,
-    Contract,
-)
+from ul2.training.checkpoints import Batches, Contract
 from ul2.training.evaluate import evaluate
 from ul2.training.losses import AUTO
 from ul2.training.metrics import Clock, Metrics, multiplied_params
 from ul2.training.optimizers import Optimizer
 from ul2.training.origin import Origin
 from ul2.training.preemption import Preemption
+from ul2.training.run_checkpoints import Checkpoints
+from ul2.training.run_directory import foreign_to
 from ul2.training.state import (
     MakeModel,
     Params,
@@ -82,6 +80,8 @@ class TrainSettings:
             too. None for no such choice.
         stall_seconds: how long nothing may move before the run says so; it ends when
             as much has passed again. 0 waits forever.
+        save_retry_seconds: how long saving may fail before the run ends; 0 ends it at
+            once.
     """
 
     total_steps: int
@@ -96,6 +96,7 @@ class TrainSettings:
     keep_checkpoints: int = 3
     best_metric: str | None = None
     stall_seconds: float = 1800.0
+    save_retry_seconds: float = 1200.0
 
     def __post_init__(self) -> None:
         for name in (
@@ -113,6 +114,11 @@ class TrainSettings:
             raise ValueError(
                 f"stall_seconds={self.stall_seconds} must be 0 (wait forever) or more; "
                 "set STALL_SECONDS."
+            )
+        if self.save_retry_seconds < 0:
+            raise ValueError(
+                f"save_retry_seconds={self.save_retry_seconds} must be 0 (end at once) "
+                "or more; set SAVE_RETRY_SECONDS."
             )
         if self.loss_chunk != AUTO and not (
             isinstance(self.loss_chunk, int) and self.loss_chunk >= 1
@@ -261,6 +267,7 @@ def train(
     Raises:
         ValueError: the batch does not fit the mesh, or the checkpoint the run.
         FloatingPointError: the loss is no longer finite.
+        StorageError: nothing could be saved for too long.
     """
     programs = programs or Programs(run, settings)
     with Watchdog(settings.stall_seconds) as watchdog:
@@ -288,6 +295,8 @@ def _train(
             model=run.model,
         ),
         best=lambda: best.step if best else None,
+        is_foreign=foreign_to(run.config_text),
+        retry_seconds=settings.save_retry_seconds,
     )
     state, prior_steps = _first_state(run, settings, programs, checkpoints)
     first_step = int(state.step)
@@ -306,12 +315,25 @@ def _train(
         clock=clock,
     )
 
+    def is_best(step: int) -> bool:
+        """Whether this very state has been scored, and better than all before."""
+        scores = evaluation.last
+        return (
+            best is not None and scores.get("step") == step and best.is_better(scores)
+        )
+
     def save(step: int, state: TrainState) -> None:
         # First, so that the lines of a saved step are never missing.
         metrics.flush()
+        then = best.propose(evaluation.last) if best and is_best(step) else None
         with watchdog.phase(SAVE), metrics.paused():
-            position = run.batches.position()
-            checkpoints.save(step, state, position, prior_steps=prior_steps)
+            checkpoints.save(
+                step, state, run.batches.position(), prior_steps=prior_steps, then=then
+            )
+
+    def is_saved() -> bool:
+        with watchdog.phase(SAVE):
+            return checkpoints.wait()
 
     with (
         contextlib.closing(checkpoints),
@@ -328,24 +350,22 @@ def _train(
             step += 1
             watchdog.moved(step)
             metrics.record(step, sums)
-            is_best = False
             if _is_due(step, settings.eval_every_steps, settings.total_steps):
                 with watchdog.phase(EVALUATION), metrics.paused():
                     evaluation.run(step, state.params)
-                is_best = best is not None and best.is_better(evaluation.last)
-            if is_best or _is_due(
-                step, settings.save_every_steps, settings.total_steps
+            must_save = checkpoints.must_save(step)  # asked by all, after every update
+            if (
+                must_save
+                or is_best(step)
+                or _is_due(step, settings.save_every_steps, settings.total_steps)
             ):
                 save(step, state)
-            # Only now: until the new one is there, the old one is kept.
-            if is_best and best is not None:
-                best.accept(evaluation.last)
         preempted = step < settings.total_steps
         if preempted:
             save(step, state)
             logging.warning("stopped by a signal; saving step %d.", step)
-        with watchdog.phase(SAVE):
-            checkpoints.wait()
+        while not is_saved():
+            save(step, state)
     chosen = best.to_json() if best else None
     return TrainSummary(step, metrics.last, evaluation.last, preempted, chosen)
 

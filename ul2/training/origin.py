@@ -174,13 +174,17 @@ class Origin:
             )
 
 
-def of_run(path: str | Path) -> Origin:
+def of_run(path: str | Path, step: int | None = None) -> Origin:
     """Opens a run of ours, its `checkpoints` folder, or one checkpoint.
+
+    Args:
+        path: of any of them.
+        step: the newest by default.
 
     Raises:
         ValueError: there is no such checkpoint, or it is damaged.
     """
-    contract = checkpoints.read_contract(path)
+    contract = checkpoints.read_contract(path, step)
     step = contract.step
     tokenizer = run_directory.tokenizer_path(path)
     shapes = checkpoints.opt_state_shapes(path, step)

@@ -3,6 +3,7 @@
 import os
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -10,7 +11,15 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from ul2.training.checkpoints import CHECKPOINTS, checkpoints_dir, is_step_dir
+from ul2.training.checkpoints import (
+    CHECKPOINTS,
+    Contract,
+    checkpoints_dir,
+    contract_or_damage,
+    is_step_dir,
+    none_is_whole,
+    steps_in,
+)
 
 CONFIG: Final = "config.gin"
 TOKENIZER: Final = "tokenizer.model"
@@ -30,6 +39,7 @@ _MAY_CHANGE: Final = frozenset(
         "SAVE_EVERY_STEPS",
         "KEEP_CHECKPOINTS",
         "STALL_SECONDS",
+        "SAVE_RETRY_SECONDS",
         "BEST_METRIC",
         "EVAL_DECODE",
         "EVAL_DECODE_LIMIT",
@@ -54,6 +64,7 @@ _UNSAID: Final = {
     "recipe.Recipe.rounding": "'stochastic'",
     "loop.TrainSettings.best_metric": "None",
     "loop.TrainSettings.stall_seconds": "1800",
+    "loop.TrainSettings.save_retry_seconds": "1200",
     "optimizers.adafactor.factor_stacked": "'by_size'",
     "optimizers.adafactor.epsilon1": "1e-30",
 }
@@ -85,22 +96,49 @@ def check_same_run(model_dir: str | Path, config_text: str) -> None:
     kept = Path(model_dir) / CONFIG
     if not kept.is_file() or not has_checkpoint(model_dir):
         return
-    before, now = _statements(kept.read_text()), _statements(config_text)
-    names = {name for name in {**before, **now} if "." in name}
-    old, new = _values(before), _values(now)
-    changes = [
-        f"{_shown(name, {**before, **now})}: "
-        f"{old.get(name, 'unset')} -> {new.get(name, 'unset')}"
-        for name in names
-        if not (_may_change(name, before) or _may_change(name, now))
-        and old.get(name, _UNSAID.get(name)) != new.get(name, _UNSAID.get(name))
-    ]
+    changes = _changes(kept.read_text(), config_text)
     if changes:
         raise ValueError(
             f"{model_dir} holds a run with another config "
-            f"({'; '.join(sorted(set(changes)))}); choose another MODEL_DIR or set "
+            f"({'; '.join(changes)}); choose another MODEL_DIR or set "
             "these back."
         )
+
+
+def foreign_to(config_text: str) -> Callable[[Contract], str | None]:
+    """Returns what says why a checkpoint is of another run than that of a config.
+
+    It returns None for one that is of this run, or does not say of which it is.
+    """
+
+    def why(contract: Contract) -> str | None:
+        if not (contract.config_text and config_text):
+            return None
+        return "; ".join(_changes(contract.config_text, config_text)) or None
+
+    return why
+
+
+def newest_step(model_dir: str | Path) -> int:
+    """Returns the newest checkpoint that a run may go on from, as far as is known.
+
+    Its arrays are yet to be read; training verifies them.
+
+    Raises:
+        ValueError: there is none; says of each what is wrong.
+    """
+    kept = Path(model_dir) / CONFIG
+    is_foreign = (
+        foreign_to(kept.read_text()) if kept.is_file() else lambda contract: None
+    )
+    unfit = []
+    for step in reversed(steps_in(model_dir)):
+        found = contract_or_damage(model_dir, step)
+        reason = found if isinstance(found, str) else is_foreign(found)
+        if reason is None:
+            return step
+        unfit.append((step, reason))
+    raise ValueError(none_is_whole(model_dir, unfit))
 
 
 def check_writable(model_dir: str | Path) -> None:
@@ -167,6 +205,21 @@ def check_shared(model_dir: str | Path) -> None:
             f"what process 0 wrote to {model_dir}; choose a MODEL_DIR on storage that "
             "all hosts share."
         )
+
+
+def _changes(before_text: str, now_text: str) -> list[str]:
+    """Returns how two configs differ in what a run is."""
+    before, now = _statements(before_text), _statements(now_text)
+    names = {name for name in {**before, **now} if "." in name}
+    old, new = _values(before), _values(now)
+    changes = {
+        f"{_shown(name, {**before, **now})}: "
+        f"{old.get(name, 'unset')} -> {new.get(name, 'unset')}"
+        for name in names
+        if not (_may_change(name, before) or _may_change(name, now))
+        and old.get(name, _UNSAID.get(name)) != new.get(name, _UNSAID.get(name))
+    }
+    return sorted(changes)
 
 
 def _may_change(name: str, statements: dict[str, str]) -> bool:

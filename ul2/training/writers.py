@@ -2,9 +2,12 @@
 
 A measurement is one dict: `step`, numbers, and `denoisers`, a dict of dicts of numbers.
 All writers take the same dict. A resumed run appends to the same files: lines of steps
-beyond the restored one, which will now be made again, are dropped first.
+beyond the restored one, which will now be made again, are dropped first. A disk that is
+full stops no run: what belongs into a file waits in memory until it can be written.
 """
 
+import contextlib
+import io
 import itertools
 import json
 import os
@@ -14,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
+from absl import logging
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.progress import TimeRemainingColumn as Remaining
@@ -36,18 +40,93 @@ class Writer(Protocol):
         ...
 
 
+class _Appended:
+    """A file that grows by whole records, also on a disk that is full for a while.
+
+    What cannot be written is kept in memory and comes first when something is written
+    next; a record of which a part was written is cut off again. So the file ends with
+    a whole record, whatever happens, and lacks none in the middle.
+
+    Args:
+        path: of the file; it need not be there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor: int | None = None
+        self._waiting: list[bytes] = []
+
+    def append(self, record: bytes) -> None:
+        """Writes a record at once, so that a kill loses none, or keeps it."""
+        was_waiting = bool(self._waiting)
+        self._waiting.append(record)
+        try:
+            self._write()
+        except OSError as error:
+            self._close()
+            if not was_waiting:
+                logging.warning(
+                    "cannot write to %s: %s; what belongs there is kept in memory "
+                    "until it can be. Make room on that disk.",
+                    self._path,
+                    error.strerror,
+                )
+            return
+        if was_waiting:
+            logging.warning("%s can be written again; nothing is missing.", self._path)
+
+    def close(self) -> None:
+        """Writes what is waiting; says what is lost."""
+        with contextlib.suppress(OSError):
+            self._write()
+        self._close()
+        if self._waiting:
+            logging.error(
+                "%s lacks its last %d records: the disk did not take them.",
+                self._path,
+                len(self._waiting),
+            )
+
+    def _write(self) -> None:
+        if self._descriptor is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+            self._descriptor = os.open(self._path, flags, 0o644)
+        while self._waiting:
+            record = self._waiting[0]
+            size = os.fstat(self._descriptor).st_size
+            try:
+                written = 0
+                while written < len(record):
+                    written += os.write(self._descriptor, record[written:])
+            except OSError:
+                os.ftruncate(self._descriptor, size)
+                raise
+            del self._waiting[0]
+
+    def _close(self) -> None:
+        if self._descriptor is not None:
+            with contextlib.suppress(OSError):
+                os.close(self._descriptor)
+            self._descriptor = None
+
+
 class JsonLines:
     """One JSON object a line."""
 
     def __init__(self, path: Path, restored_step: int) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _drop_later_lines(path, restored_step)
-        self._file = path.open("a", encoding="utf-8")
+        try:
+            _drop_later_lines(path, restored_step)
+        except OSError as error:
+            raise ValueError(
+                f"cannot write to {path}: {error.strerror}; make room on that disk, or "
+                "choose another MODEL_DIR."
+            ) from None
+        self._file = _Appended(path)
 
     def write(self, measurement: Measurement) -> None:
-        """Appends a line and flushes it, so that a kill loses none."""
-        self._file.write(json.dumps(measurement) + "\n")
-        self._file.flush()
+        """Appends a line."""
+        self._file.append((json.dumps(measurement) + "\n").encode())
 
     def close(self) -> None:
         """Closes the file."""
@@ -58,15 +137,26 @@ def _drop_later_lines(path: Path, restored_step: int) -> None:
     """Keeps the whole lines of steps up to `restored_step`."""
     if not path.exists():
         return
-    kept = [
-        line
-        for line in path.read_text(encoding="utf-8").splitlines(keepends=True)
-        # A kill may leave half a line at the end.
-        if line.endswith("}\n") and json.loads(line)["step"] <= restored_step
-    ]
+    lines = path.read_bytes().splitlines(keepends=True)
+    kept = [line for line in lines if _is_of(line, restored_step)]
+    if kept == lines:
+        return
+    if kept == lines[: len(kept)]:
+        # Takes no room on a disk that may be full.
+        os.truncate(path, sum(map(len, kept)))
+        return
     partial = path.with_suffix(".partial")
-    partial.write_text("".join(kept), encoding="utf-8")
+    partial.write_bytes(b"".join(kept))
     partial.replace(path)
+
+
+def _is_of(line: bytes, restored_step: int) -> bool:
+    """Returns whether a line is whole, and of a step that is not made again."""
+    try:
+        # A kill may leave half a line at the end.
+        return line.endswith(b"}\n") and json.loads(line)["step"] <= restored_step
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False
 
 
 # Files of one process, written within one second, differ by these.
@@ -81,14 +171,12 @@ class TensorBoard:
     """
 
     def __init__(self, directory: Path, prefix: str, restored_step: int) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
         name = (
             f"events.out.tfevents.{time.time_ns() // 10**9:010d}.{socket.gethostname()}"
             f".{os.getpid()}.{next(_numbers)}.{prefix}"
         )
         self._prefix = prefix
-        self._file = (directory / name).open("wb")
-        self._records = RecordWriter(self._file)
+        self._file = _Appended(directory / name)
         self._write(Event(file_version="brain.Event:2"))
         # TensorBoard then forgets what it read of the steps that are made again.
         start = SessionLog(status=SessionLog.START)
@@ -105,8 +193,9 @@ class TensorBoard:
 
     def _write(self, event: Event) -> None:
         event.wall_time = time.time()
-        self._records.write(event.SerializeToString())
-        self._file.flush()
+        record = io.BytesIO()
+        RecordWriter(record).write(event.SerializeToString())
+        self._file.append(record.getvalue())
 
     def close(self) -> None:
         """Closes the file."""
