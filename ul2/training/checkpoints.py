@@ -75,6 +75,8 @@ class Contract:
             checkpoint from before models were written.
         prior_steps: updates that the optimizer had done before this run began: those
             of the run it was taken over from.
+        guard: what updates are judged by, as `training.guard.Guard.to_json` writes
+            it; None in a checkpoint from before there was one.
     """
 
     step: int
@@ -84,6 +86,12 @@ class Contract:
     mixture: Any
     model: dict[str, Any] | None = None
     prior_steps: int = 0
+    guard: dict[str, Any] | None = None
+
+    @property
+    def optimizer_steps(self) -> int:
+        """Updates that the optimizer has done: none that this run left out."""
+        return self.prior_steps + self.step - (self.guard or {}).get("skipped", 0)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the contract as plain JSON values."""
@@ -98,7 +106,7 @@ class Contract:
             ValueError: a field is missing, or no such value is possible.
         """
         known = {field.name for field in dataclasses.fields(cls)}
-        later = {"data_position", "model", "prior_steps"}
+        later = {"data_position", "model", "prior_steps", "guard"}
         missing = known - later - set(fields)
         if missing:
             raise ValueError(f"contract: missing {sorted(missing)}.")
@@ -107,6 +115,9 @@ class Contract:
             value = values.get(name, 0)
             if type(value) is not int or value < 0:
                 raise ValueError(f"contract: {name}={value!r} is no number of updates.")
+        skipped = (values.get("guard") or {}).get("skipped", 0)
+        if type(skipped) is not int or not 0 <= skipped <= values["step"]:
+            raise ValueError(f"contract: {skipped!r} updates of it were left out.")
         return cls(**{**values, "vocab": Vocab.from_json(values["vocab"])})
 
 
@@ -207,7 +218,11 @@ class Checkpoints:
         if self.latest_step() == step:
             return
         contract = dataclasses.replace(
-            self._contract, step=step, data_position=position, prior_steps=prior_steps
+            self._contract,
+            step=step,
+            data_position=position,
+            prior_steps=prior_steps,
+            guard=None if state.guard is None else state.guard.to_json(),
         )
         items = {
             PARAMS: ocp.args.StandardSave(state.params),
@@ -246,7 +261,9 @@ class Checkpoints:
         rest = found[TRAIN_STATE]
         assert contract.data_position is not None
         batches.seek(contract.data_position)
-        state = TrainState(rest["step"], found[PARAMS], rest["opt_state"])
+        state = TrainState(
+            rest["step"], found[PARAMS], rest["opt_state"], contract.guard
+        )
         return state, contract.prior_steps
 
     def wait(self) -> None:

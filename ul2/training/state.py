@@ -33,6 +33,8 @@ class TrainState(NamedTuple):
     step: Any  # int32 scalar: updates done
     params: Params
     opt_state: Any
+    # A `training.guard.Guard`: may leave updates out. None: all are made.
+    guard: Any = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,6 +26,7 @@ from ul2.sharding.rules import (
     mesh_axes,
     replicated,
 )
+from ul2.training.guard import GuardSettings, Measured, Verdict, judge, select
 from ul2.training.losses import LossSums, chunk_columns, cross_entropy, zero_sums
 from ul2.training.precision import apply_updates, in_float32, tables_in_float32
 from ul2.training.state import ModelDef, Params, TrainState
@@ -48,6 +49,7 @@ class StepSums(NamedTuple):
     encoder_tokens: Int[Array, ""]  # not padding
     decoder_tokens: Int[Array, ""]
     columns: Int[Array, ""]  # padding or not, both sides
+    verdict: Verdict | None = None  # None: without a guard, the update was made
 
 
 class EvalSums(NamedTuple):
@@ -98,7 +100,10 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         measured = _measure(state, batch, grads, sums, schedule)
         params = apply_updates(state.params, updates)
-        return TrainState(state.step + 1, params, opt_state), measured
+        new = TrainState(state.step + 1, params, opt_state, state.guard)
+        if state.guard is None:
+            return new, measured
+        return _guarded(new, state, sums, measured, settings.guard)
 
     compiled = jax.jit(
         train_step,
@@ -118,6 +123,25 @@ class StepSettings(NamedTuple):
     loss_normalizer: str
     z_loss: float
     loss_chunk: int | str  # columns, or `auto`
+    guard: GuardSettings = GuardSettings()  # for a state that has a guard
+
+
+def _guarded(
+    new: TrainState,
+    old: TrainState,
+    sums: LossSums,
+    measured: StepSums,
+    settings: GuardSettings,
+) -> tuple[TrainState, StepSums]:
+    """Returns the state after an update, or the one before, as the guard decides.
+
+    Chosen leaf by leaf, so the choice becomes part of the update of each array.
+    """
+    others = (sums.objective, measured.learning_rate, measured.param_norm)
+    judged_by = Measured(measured.loss, measured.tokens, measured.grad_norm, others)
+    guard, verdict = judge(old.guard, judged_by, settings)
+    state: TrainState = select(verdict.made, new, old)
+    return state._replace(guard=guard), measured._replace(verdict=verdict)
 
 
 def accumulate(
@@ -320,9 +344,15 @@ def _measure(
         weights=sums.weights,
         grad_norm=optax.tree.norm(grads),
         param_norm=optax.tree.norm(in_float32(state.params)),
-        learning_rate=jnp.asarray(schedule(state.step), jnp.float32),
+        learning_rate=jnp.asarray(schedule(_updates_made(state)), jnp.float32),
         examples=jnp.sum(jnp.max(decoder_ids, axis=1)),
         encoder_tokens=jnp.sum(encoder.segment_ids > 0) if encoder else zero,
         decoder_tokens=jnp.sum(decoder_ids > 0),
         columns=jnp.asarray(columns, jnp.int32),
     )
+
+
+def _updates_made(state: TrainState) -> Int[Array, ""]:
+    """Returns the updates that the optimizer has counted: not those left out."""
+    made: Array = state.step
+    return made if state.guard is None else made - state.guard.skipped
