@@ -8,8 +8,9 @@ from flax import nnx
 from ul2 import axes
 from ul2.batch import Batch, Packed
 from ul2.sharding.mesh import make_mesh
-from ul2.training.loop import Run, TrainSettings, train
+from ul2.training.loop import TrainSettings, train
 from ul2.training.optimizers import adafactor
+from ul2.training.run import Run
 from ul2.training.schedules import constant
 from ul2.vocab import Vocab
 

@@ -29,7 +29,7 @@ class Seen:
 
     def __init__(self, part: str = "") -> None:
         self.names: list[str] = []
-        self.rows: list[Bool[Array, "..."]] = []
+        self.rows: list[Bool[Array, ...]] = []
         self.layer_names: tuple[str, ...] = ()
         self.part = part
 
@@ -59,8 +59,10 @@ def part(name: str) -> Iterator[None]:
         yield
         return
     before, seen.part = seen.part, name
-    yield
-    seen.part = before
+    try:
+        yield
+    finally:
+        seen.part = before
 
 
 def probe(name: str, x: Float[Array, "B T D"]) -> None:

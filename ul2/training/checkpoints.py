@@ -91,7 +91,8 @@ class Contract:
     @property
     def optimizer_steps(self) -> int:
         """Updates that the optimizer has done: none that this run left out."""
-        return self.prior_steps + self.step - (self.guard or {}).get("skipped", 0)
+        skipped: int = (self.guard or {}).get("skipped", 0)
+        return self.prior_steps + self.step - skipped
 
     def to_json(self) -> dict[str, Any]:
         """Returns the contract as plain JSON values."""

@@ -14,12 +14,13 @@ hold. So a batch is compared with what these denoisers would have been expected 
 
 and the logarithm of the gradient norm with its own running mean. Running means are
 plain means of the first hundred updates, and forget over a hundred from then on. What
-goes into them is cut off at the threshold: one spike does not hide the next, and a level
-that has really changed is the new level soon.
+goes into them is cut off at the threshold: one spike does not hide the next, and a
+level that has really changed is the new level soon.
 
-An update that is not made leaves everything as it was, the count of updates too, and so
-do the updates after it: the state is *held* until the host, which reads one step behind,
-has looked at the batch with the very parameters that it was bad for (`training.updates`).
+An update that is not made leaves everything as it was, the count of updates too, and
+so do the updates after it: the state is *held* until the host, which reads one step
+behind, has looked at the batch with the very parameters that it was bad for
+(`training.updates`).
 """
 
 import dataclasses
@@ -42,6 +43,7 @@ WARM_UP: Final = 100
 # Where a run is smooth, ten times it is the least that is called a spike.
 _LEAST_LOSS: Final = 0.01
 _LEAST_LOG_NORM: Final = 0.05
+_LEAST_NORM: Final = 1e-30  # of gradients, for its logarithm
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -146,7 +148,9 @@ class Guard(NamedTuple):
         """Returns the same on the devices."""
 
         def place(array: np.ndarray) -> jax.Array:
-            return jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
+            return jax.make_array_from_callback(
+                array.shape, sharding, array.__getitem__
+            )
 
         placed: Self = jax.tree.map(place, self)
         return placed
@@ -226,8 +230,9 @@ def _observe(
     # A denoiser that was never seen is as it is.
     expected = jnp.where(guard.seen > 0, guard.losses, means)
     total = jnp.maximum(jnp.sum(measured.tokens), 1.0)
-    excess = jnp.sum(measured.tokens * jnp.where(present, means - expected, 0.0)) / total
-    log_norm = jnp.log(jnp.maximum(measured.grad_norm, jnp.finfo(jnp.float32).tiny))
+    above = jnp.where(present, means - expected, 0.0)
+    excess = jnp.sum(measured.tokens * above) / total
+    log_norm = jnp.log(jnp.maximum(measured.grad_norm, _LEAST_NORM))
     off = jnp.where(guard.observed > 0, log_norm - guard.log_norm, 0.0)
     loss_unit = jnp.maximum(guard.loss_spread, _LEAST_LOSS)
     norm_unit = jnp.maximum(guard.norm_spread, _LEAST_LOG_NORM)
@@ -240,7 +245,7 @@ def _observe(
     cut_off = jnp.clip(off, -limit * norm_unit, limit * norm_unit)
     weight, weights = _weight(guard.observed), _weight(guard.seen)
     moved = guard._replace(
-        losses=expected + jnp.where(present, weights * share * (means - expected), 0.0),
+        losses=jnp.where(present, expected + weights * share * above, guard.losses),
         seen=guard.seen + present,
         loss_spread=_towards(guard.loss_spread, share * jnp.abs(excess), weight),
         log_norm=jnp.where(

@@ -30,6 +30,10 @@ _MAY_CHANGE: Final = frozenset(
         "SAVE_EVERY_STEPS",
         "KEEP_CHECKPOINTS",
         "STALL_SECONDS",
+        "ON_BAD_NUMBERS",
+        "ON_SPIKE",
+        "SPIKE_THRESHOLD",
+        "MAX_BAD_UPDATES",
         "BEST_METRIC",
         "EVAL_DECODE",
         "EVAL_DECODE_LIMIT",
@@ -54,10 +58,16 @@ _UNSAID: Final = {
     "recipe.Recipe.rounding": "'stochastic'",
     "loop.TrainSettings.best_metric": "None",
     "loop.TrainSettings.stall_seconds": "1800",
+    "loop.TrainSettings.guard": "@guard.GuardSettings()",
     "optimizers.adafactor.factor_stacked": "'by_size'",
     "optimizers.adafactor.epsilon1": "1e-30",
 }
-_FREE_READERS: Final = ("recipe.Recipe.", "loop.TrainSettings.", "config.ModelConfig.")
+_FREE_READERS: Final = (
+    "recipe.Recipe.",
+    "loop.TrainSettings.",
+    "config.ModelConfig.",
+    "guard.GuardSettings.",
+)
 
 
 def has_checkpoint(model_dir: str | Path) -> bool:

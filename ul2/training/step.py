@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ul2 import axes
 from ul2.batch import Batch
+from ul2.models import probes
 from ul2.sharding.placement import batch_sharding, num_batch_shards
 from ul2.sharding.rules import (
     DEFAULT_RULES,
@@ -91,7 +92,7 @@ def make_train_step(
     """Returns the compiled update; it consumes (donates) the state it is given."""
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepSums]:
-        key = jax.random.fold_in(jax.random.key(settings.seed), state.step)
+        key = key_of_update(settings.seed, state.step)
         grads, sums = accumulate(model, state.params, batch, key, mesh, rules, settings)
         grads = in_float32(grads)
         if settings.loss_normalizer == "target_tokens":
@@ -111,7 +112,7 @@ def make_train_step(
         out_shardings=(state_shardings, replicated(mesh)),
         donate_argnums=0,
     )
-    return _OnMesh(compiled, mesh, rules)
+    return OnMesh(compiled, mesh, rules)
 
 
 class StepSettings(NamedTuple):
@@ -124,6 +125,11 @@ class StepSettings(NamedTuple):
     z_loss: float
     loss_chunk: int | str  # columns, or `auto`
     guard: GuardSettings = GuardSettings()  # for a state that has a guard
+
+
+def key_of_update(seed: int, step: Int[Array, ""]) -> Array:
+    """Returns what the dropout of an update is drawn from."""
+    return jax.random.fold_in(jax.random.key(seed), step)
 
 
 def _guarded(
@@ -158,7 +164,7 @@ def accumulate(
     def objective(
         params: Params, batch: Batch, key: Array
     ) -> tuple[Float[Array, ""], LossSums]:
-        sums, _ = _forward(
+        sums, _ = forward(
             model,
             params,
             batch,
@@ -223,7 +229,7 @@ def make_eval_step(
     """Returns the compiled evaluation of one batch, without dropout or z-loss."""
 
     def eval_step(params: Params, batch: Batch) -> EvalSums:
-        sums, correct = _forward(
+        sums, correct = forward(
             model,
             params,
             batch,
@@ -246,7 +252,7 @@ def make_eval_step(
         in_shardings=(param_shardings, batch_sharding(mesh, rules)),
         out_shardings=replicated(mesh),
     )
-    return _OnMesh(compiled, mesh, rules)
+    return OnMesh(compiled, mesh, rules)
 
 
 def _count_examples(
@@ -275,23 +281,25 @@ def _count_examples(
     return examples, none.at[owner].add(wrong == 0, mode="drop")
 
 
-class _OnMesh:
-    """A jitted step, traced where the logical names of activations mean something."""
+class OnMesh:
+    """A jitted function, traced where logical names of activations mean something."""
 
     def __init__(self, jitted: Any, mesh: Mesh, rules: Rules) -> None:
         self._jitted, self._mesh, self._rules = jitted, mesh, rules
 
     def __call__(self, *args: Any) -> Any:
+        """Calls it."""
         with logical_axes(self._mesh, self._rules):
             return self._jitted(*args)
 
     def lower(self, *args: Any) -> jax.stages.Lowered:
+        """Returns the program of these shapes, not compiled yet."""
         with logical_axes(self._mesh, self._rules):
             lowered: jax.stages.Lowered = self._jitted.lower(*args)
         return lowered
 
 
-def _forward(
+def forward(
     model: ModelDef,
     params: Params,
     batch: Batch,
@@ -302,9 +310,10 @@ def _forward(
     loss_chunk: int | str,
     row_shards: int,
 ) -> tuple[LossSums, Bool[Array, "B T"]]:
-    """Runs the model and its loss on one batch."""
+    """Runs the model and its loss on one batch; returns sums, and what is right."""
     module = model.merge(params)
     hidden = module(batch, dropout_key=dropout_key)
+    probes.probe("hidden states", hidden)
     rows, columns = batch.targets.shape
     chunk_length = chunk_columns(
         loss_chunk,
