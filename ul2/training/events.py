@@ -119,8 +119,11 @@ class PassedBatches:
         the batches before it, as events.
         """
         self.read_from, self.jumped = self._batches.position(), []
-        # One may end where another begins.
-        while jump := self._jump_from(self.read_from):
+        # One may end where another begins, but there are no more than that.
+        for _ in self._jumps:
+            jump = self._jump_from(self.read_from)
+            if jump is None:
+                break
             self._batches.seek(jump.end)
             self.read_from = jump.end
             self.jumped.append(jump.to_event())

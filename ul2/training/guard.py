@@ -10,12 +10,14 @@ Denoisers differ in loss by far more than a spike, and batches in how much of ea
 hold. So a batch is compared with what these denoisers would have been expected to lose:
 
     excess = sum_k (loss_k - tokens_k * mean_k) / sum_k tokens_k     mean_k: a running
-    score  = excess / running mean of |excess|                       mean of denoiser k
+    drift  = running mean of excess                                  mean of denoiser k
+    score  = (excess - drift) / running mean of |excess - drift|
 
-and the logarithm of the gradient norm with its own running mean. Running means are
-plain means of the first hundred updates, and forget over a hundred from then on. What
-goes into them is cut off at the threshold: one spike does not hide the next, and a
-level that has really changed is the new level soon.
+and the logarithm of the gradient norm with its own running mean. (Means lag behind a
+loss that falls; the drift is by how much.) Running means are plain means of the first
+hundred updates, and forget over a hundred from then on. What goes into them is cut off
+at the threshold: one spike does not hide the next, and a level that has really changed
+is the new level soon.
 
 An update that is not made leaves everything as it was, the count of updates too, and
 so do the updates after it: the state is *held* until the host, which reads one step
@@ -93,7 +95,8 @@ class Guard(NamedTuple):
 
     losses: Any  # [K] float32: running mean loss per token of each denoiser
     seen: Any  # [K] int32: updates that such a mean is of
-    loss_spread: Any  # float32: running mean of |excess|
+    drift: Any  # float32: running mean of the excess: the loss falls, means lag behind
+    loss_spread: Any  # float32: running mean of |excess - drift|
     log_norm: Any  # float32: running mean of log(gradient norm)
     norm_spread: Any  # float32: running mean of what log(gradient norm) is off by
     observed: Any  # int32: updates that the others are of
@@ -120,12 +123,16 @@ class Guard(NamedTuple):
         fresh = cls.fresh(num_denoisers)
         if fields is None or set(fields) != set(cls._fields):
             return fresh
-        arrays = jax.tree.map(
-            lambda value, like: np.asarray(value, like.dtype), cls(**fields), fresh,
-            is_leaf=lambda node: isinstance(node, list),
-        )  # fmt: skip
-        alike = jax.tree.map(lambda a, b: a.shape == b.shape, arrays, fresh)
-        return arrays if all(alike) else fresh
+        try:
+            wanted = fresh._asdict().items()
+            arrays = cls(*(np.asarray(fields[name], a.dtype) for name, a in wanted))
+        except (TypeError, ValueError, OverflowError):
+            return fresh
+        fits = all(
+            array.shape == wanted.shape and np.isfinite(array).all()
+            for array, wanted in zip(arrays, fresh, strict=True)
+        )
+        return arrays if fits else fresh
 
     @classmethod
     def fresh(cls, num_denoisers: int) -> Self:
@@ -134,6 +141,7 @@ class Guard(NamedTuple):
         return cls(
             losses=np.zeros(num_denoisers, np.float32),
             seen=np.zeros(num_denoisers, np.int32),
+            drift=number,
             loss_spread=number,
             log_norm=number,
             norm_spread=number,
@@ -180,14 +188,21 @@ class Verdict(NamedTuple):
 
 
 def judge(
-    guard: Guard, measured: Measured, settings: GuardSettings
+    guard: Guard, measured: Measured, spike_threshold: float, holds_spikes: bool
 ) -> tuple[Guard, Verdict]:
-    """Decides about an update; made inside the compiled step."""
+    """Decides about an update, inside the compiled step.
+
+    Args:
+        guard: of the updates before.
+        measured: by this one.
+        spike_threshold: as in `GuardSettings`.
+        holds_spikes: or they are made like any other, and counted.
+    """
     numbers = (jnp.sum(measured.loss), measured.grad_norm, *measured.others)
     finite = jnp.all(jnp.isfinite(jnp.stack(numbers)))
-    seen, spike, scores = _observe(guard, measured, settings.spike_threshold)
+    seen, spike, scores = _observe(guard, measured, spike_threshold)
     spike = spike & finite
-    holds = ~finite if settings.on_spike == LOG else ~finite | spike
+    holds = ~finite | spike if holds_spikes else ~finite
     judged = seen._replace(
         spikes=guard.spikes + spike,
         in_a_row=jnp.where(holds, guard.in_a_row, 0),
@@ -234,9 +249,10 @@ def _observe(
     excess = jnp.sum(measured.tokens * above) / total
     log_norm = jnp.log(jnp.maximum(measured.grad_norm, _LEAST_NORM))
     off = jnp.where(guard.observed > 0, log_norm - guard.log_norm, 0.0)
+    above_drift = excess - guard.drift
     loss_unit = jnp.maximum(guard.loss_spread, _LEAST_LOSS)
     norm_unit = jnp.maximum(guard.norm_spread, _LEAST_LOG_NORM)
-    scores = excess / loss_unit, off / norm_unit
+    scores = above_drift / loss_unit, off / norm_unit
     is_warm = (guard.observed >= WARM_UP) & (threshold > 0)
     spike = is_warm & ((scores[0] > threshold) | (scores[1] > threshold))
     # Before the warm-up is over, and where nothing is a spike, all of it counts.
@@ -247,7 +263,8 @@ def _observe(
     moved = guard._replace(
         losses=jnp.where(present, expected + weights * share * above, guard.losses),
         seen=guard.seen + present,
-        loss_spread=_towards(guard.loss_spread, share * jnp.abs(excess), weight),
+        drift=guard.drift + weight * share * above_drift,
+        loss_spread=_towards(guard.loss_spread, share * jnp.abs(above_drift), weight),
         log_norm=jnp.where(
             guard.observed > 0, guard.log_norm + weight * cut_off, log_norm
         ),

@@ -27,7 +27,7 @@ from ul2.training.checkpoints import (
 from ul2.training.diagnosis import Diagnosis
 from ul2.training.evaluate import Evaluations
 from ul2.training.events import Events, PassedBatches
-from ul2.training.guard import Guard, GuardSettings
+from ul2.training.guard import LOG, Guard, GuardSettings
 from ul2.training.losses import AUTO
 from ul2.training.metrics import Clock, Metrics, multiplied_params
 from ul2.training.origin import Origin
@@ -164,12 +164,15 @@ def train(
         run, step_settings(settings, len(run.denoiser_names))
     )
     bad: RollBackError | None = None
+    start = run.batches.position()
     with Watchdog(settings.stall_seconds) as watchdog:
         while True:
             try:
                 return _train(run, settings, programs, watchdog, clock, bad)
             except RollBackError as error:
                 bad = error
+                # Where there is no checkpoint, to the very beginning.
+                run.batches.seek(start)
 
 
 def _train(
@@ -375,7 +378,8 @@ def step_settings(settings: TrainSettings, num_denoisers: int) -> StepSettings:
         loss_normalizer=settings.loss_normalizer,
         z_loss=settings.z_loss,
         loss_chunk=settings.loss_chunk,
-        guard=settings.guard,
+        spike_threshold=settings.guard.spike_threshold,
+        holds_spikes=settings.guard.on_spike != LOG,
     )
 
 

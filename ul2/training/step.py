@@ -27,7 +27,7 @@ from ul2.sharding.rules import (
     mesh_axes,
     replicated,
 )
-from ul2.training.guard import GuardSettings, Measured, Verdict, judge, select
+from ul2.training.guard import Measured, Verdict, judge, select
 from ul2.training.losses import LossSums, chunk_columns, cross_entropy, zero_sums
 from ul2.training.precision import apply_updates, in_float32, tables_in_float32
 from ul2.training.state import ModelDef, Params, TrainState
@@ -104,7 +104,7 @@ def make_train_step(
         new = TrainState(state.step + 1, params, opt_state, state.guard)
         if state.guard is None:
             return new, measured
-        return _guarded(new, state, sums, measured, settings.guard)
+        return _guarded(new, state, sums, measured, settings)
 
     compiled = jax.jit(
         train_step,
@@ -124,7 +124,9 @@ class StepSettings(NamedTuple):
     loss_normalizer: str
     z_loss: float
     loss_chunk: int | str  # columns, or `auto`
-    guard: GuardSettings = GuardSettings()  # for a state that has a guard
+    # Of a state that has a guard.
+    spike_threshold: float = 0.0
+    holds_spikes: bool = False
 
 
 def key_of_update(seed: int, step: Int[Array, ""]) -> Array:
@@ -137,7 +139,7 @@ def _guarded(
     old: TrainState,
     sums: LossSums,
     measured: StepSums,
-    settings: GuardSettings,
+    settings: StepSettings,
 ) -> tuple[TrainState, StepSums]:
     """Returns the state after an update, or the one before, as the guard decides.
 
@@ -145,7 +147,9 @@ def _guarded(
     """
     others = (sums.objective, measured.learning_rate, measured.param_norm)
     judged_by = Measured(measured.loss, measured.tokens, measured.grad_norm, others)
-    guard, verdict = judge(old.guard, judged_by, settings)
+    guard, verdict = judge(
+        old.guard, judged_by, settings.spike_threshold, settings.holds_spikes
+    )
     state: TrainState = select(verdict.made, new, old)
     return state._replace(guard=guard), measured._replace(verdict=verdict)
 
