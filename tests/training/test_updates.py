@@ -22,11 +22,22 @@ from ul2.training.state import init_state
 from ul2.training.step import make_train_step
 from ul2.training.writers import METRICS
 
-SKIP = GuardSettings(on_bad_numbers="skip", on_spike="skip", max_bad_updates=3)
-ROLLBACK = GuardSettings(
-    on_bad_numbers="rollback", on_spike="rollback", max_bad_updates=3
-)
-STOP = GuardSettings(on_spike="stop")
+
+def policy(name, on_spike=None):
+    return GuardSettings(
+        on_bad_numbers=name,
+        on_spike=on_spike or name,
+        spike_threshold=6.0,
+        max_bad_updates=3,
+    )
+
+
+SKIP, ROLLBACK, STOP = map(policy, ("skip", "rollback", "stop"))
+LOG = policy("stop", "log")
+WARM = 20
+# The batch that is a spike, and a run that holds it.
+SPIKE = WARM + 8
+LONG = {"total_steps": SPIKE + 4, "save_every_steps": 10, "log_every_steps": 5}
 
 
 class StoppedError(Exception):
@@ -91,9 +102,9 @@ def toys():
 
 @pytest.fixture(scope="module")
 def warm_toys():
-    """The same, with a guard that judges spikes from the fourth update on."""
+    """The same, with a guard that judges spikes soon."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(guard, "WARM_UP", 3)
+    patch.setattr(guard, "WARM_UP", WARM)
     yield Toys(make_mesh("auto", jax.devices()[:1]))
     patch.undo()
 
@@ -189,7 +200,7 @@ def test_update_that_was_made_ends_the_row(tmp_path, toys):
 
 def test_stop_leaves_the_last_checkpoint_and_says_what_to_do(tmp_path, toys):
     with pytest.raises(FloatingPointError) as error:
-        toys.train(tmp_path, FaultyBatches(bad=(4,)), GuardSettings())
+        toys.train(tmp_path, FaultyBatches(bad=(4,)), LOG)
     text = str(error.value)
     assert text.startswith("step 5: not finite: the loss of S (inf), the norm of the ")
     assert "first bad: the loss weights of the batch, in row 3\n" in text
@@ -228,7 +239,7 @@ def test_rollback_goes_on_with_the_batches_after_the_bad_one(
 ):
     summary = toys.train(tmp_path / "run", FaultyBatches(bad=bad), ROLLBACK)
     assert summary.step == 6
-    toys.train(tmp_path / "clean", FaultyBatches(order=order), GuardSettings())
+    toys.train(tmp_path / "clean", FaultyBatches(order=order), LOG)
     ours, theirs = tmp_path / "run", tmp_path / "clean"
     jax.tree.map(
         np.testing.assert_array_equal,
@@ -255,13 +266,12 @@ def test_rollback_is_the_same_after_a_kill(tmp_path, toys, stop):
 
 
 def test_replay_from_an_older_checkpoint_passes_over_the_same_batches(tmp_path, toys):
-    policy = ROLLBACK
-    toys.train(tmp_path / "whole", FaultyBatches(bad=(4, 6)), policy)
+    toys.train(tmp_path / "whole", FaultyBatches(bad=(4, 6)), ROLLBACK)
     shutil.copytree(tmp_path / "whole", tmp_path / "again")
     for step in ("3", "6"):
         shutil.rmtree(tmp_path / "again" / "checkpoints" / step)
     batches = FaultyBatches(bad=(4, 6))
-    toys.train(tmp_path / "again", batches, policy)
+    toys.train(tmp_path / "again", batches, ROLLBACK)
     # It knows already what is bad, and reads none of it.
     assert batches.read == [0, 1, 2, 7, 8, 9]
     assert_same_run(tmp_path / "again", tmp_path / "whole", toys.mesh)
@@ -285,27 +295,31 @@ def test_damaged_record_of_passed_batches_is_refused(tmp_path, toys):
             toys.train(tmp_path, FaultyBatches(), ROLLBACK, total_steps=7)
 
 
-@pytest.mark.parametrize("policy", [SKIP, ROLLBACK, STOP, GuardSettings()])
+@pytest.mark.parametrize("policy", [SKIP, ROLLBACK, STOP, LOG])
 def test_spike_is_met_on_the_step_that_shows_it(tmp_path, warm_toys, policy):
-    batches = FaultyBatches(spikes=(10,))
-    changes = {"total_steps": 12, "save_every_steps": 4}
+    batches = FaultyBatches(spikes=(SPIKE,))
     if policy is STOP:
-        with pytest.raises(FloatingPointError, match=r"step 11: a spike: loss "):
-            warm_toys.train(tmp_path, batches, policy, **changes)
+        with pytest.raises(FloatingPointError, match=rf"step {SPIKE + 1}: a spike: "):
+            warm_toys.train(tmp_path, batches, policy, **LONG)
     else:
-        assert warm_toys.train(tmp_path, batches, policy, **changes).step == 12
+        assert warm_toys.train(tmp_path, batches, policy, **LONG).step == SPIKE + 4
     [event] = lines_of(tmp_path / EVENTS)
     kind = "spike" if policy.on_spike == "log" else policy.on_spike
-    assert (event["event"], event["cause"], event["step"]) == (kind, "spike", 11)
-    assert event["batch"] == {"index": 10}
-    assert event["loss_score"] > 10
+    assert (event["event"], event["cause"], event["step"]) == (kind, "spike", SPIKE + 1)
+    assert event["batch"] == {"index": SPIKE}
+    assert event["loss_score"] > 6
     # The examples that lost the most, where the parameters are still at hand.
     assert len(event["worst_examples"]) == (0 if kind == "spike" else 5)
-    reads = {"rollback": [*range(12), 11, 12, 13, 14], "stop": list(range(12))}
-    assert batches.read == reads.get(kind, list(range(12)))
+    line = lines_of(tmp_path / METRICS)[-1]
+    if kind == "rollback":
+        assert batches.read == [*range(SPIKE + 2), *range(SPIKE + 1, 2 * SPIKE - 15)]
+        assert (line["rollbacks"], line["spikes"]) == (1, 0)
+        return
+    assert batches.read == list(range(SPIKE + (2 if kind == "stop" else 4)))
+    assert (line["spikes"], line["skipped_updates"]) == (1, int(kind == "skip"))
     if kind == "skip":
-        clean = FaultyBatches(order=[*range(12)], bad=(10,))
-        warm_toys.train(tmp_path / "clean", clean, SKIP, **changes)
+        clean = FaultyBatches(bad=(SPIKE,))
+        warm_toys.train(tmp_path / "clean", clean, SKIP, **LONG)
         jax.tree.map(
             np.testing.assert_array_equal,
             params_of(tmp_path, warm_toys.mesh),
@@ -314,26 +328,25 @@ def test_spike_is_met_on_the_step_that_shows_it(tmp_path, warm_toys, policy):
 
 
 def test_what_spikes_are_judged_by_survives_a_kill(tmp_path, warm_toys):
-    changes = {"total_steps": 12, "save_every_steps": 4}
     with pytest.raises(StoppedError):
-        batches = FaultyBatches(spikes=(9,), stop=9)
-        warm_toys.train(tmp_path / "parts", batches, SKIP, **changes)
-    assert read_contract(tmp_path / "parts").guard["observed"] == 8
+        batches = FaultyBatches(spikes=(SPIKE,), stop=SPIKE)
+        warm_toys.train(tmp_path / "parts", batches, SKIP, **LONG)
+    assert read_contract(tmp_path / "parts").guard["observed"] == 20
     for name in ("parts", "whole"):
-        batches = FaultyBatches(spikes=(9,))
-        warm_toys.train(tmp_path / name, batches, SKIP, **changes)
-    # Right after the restart: without what was saved, it would not be one.
-    assert [e["step"] for e in lines_of(tmp_path / "parts" / EVENTS)] == [10]
+        batches = FaultyBatches(spikes=(SPIKE,))
+        warm_toys.train(tmp_path / name, batches, SKIP, **LONG)
+    # Without what was saved, the means would not be warm again by then.
+    assert [e["step"] for e in lines_of(tmp_path / "parts" / EVENTS)] == [SPIKE + 1]
     assert_same_run(tmp_path / "parts", tmp_path / "whole", warm_toys.mesh)
 
 
 def test_checkpoint_from_before_guards_goes_on(tmp_path, toys):
-    toys.train(tmp_path, FaultyBatches(), GuardSettings(), total_steps=3)
+    toys.train(tmp_path, FaultyBatches(), LOG, total_steps=3)
     [path] = (tmp_path / "checkpoints" / "3" / "contract").glob("metadata")
     fields = json.loads(path.read_text())
     del fields["guard"]
     path.write_text(json.dumps(fields))
-    toys.train(tmp_path, FaultyBatches(), GuardSettings())
+    toys.train(tmp_path, FaultyBatches(), LOG)
     assert read_contract(tmp_path).guard["observed"] == 3
 
 

@@ -75,7 +75,7 @@ class Diagnosis:
         return dataclasses.asdict(self)
 
 
-class _Site(NamedTuple):
+class Site(NamedTuple):
     """A place in a model: a sublayer, or a parameter."""
 
     name: str
@@ -143,7 +143,7 @@ class Diagnoser:
             first = f"the parameter {bad[0]}"
         if first is None:
             finite = self._differentiate(state.params, state.step, batch)
-            sites = sorted(_not_finite(jax.device_get(finite)), key=_backward_order)
+            sites = sorted(_not_finite(jax.device_get(finite)), key=backward_order)
             first = f"the gradient of {sites[0]}" if sites else None
         worst = _worst_examples(seen) if first is None else ()
         return Diagnosis(first, rows, tuple(bad[:_SHOWN]), worst)
@@ -223,10 +223,10 @@ def _in_order(array: Array, dim: int) -> Array:
     return moved.reshape(shape)
 
 
-def _not_finite(finite: Any) -> list[_Site]:
+def _not_finite(finite: Any) -> list[Site]:
     """Returns which arrays, or layers of them, are not finite."""
     return [
-        _Site(jax.tree_util.keystr(path, simple=True, separator="."), layer)
+        Site(jax.tree_util.keystr(path, simple=True, separator="."), layer)
         for path, leaf in jax.tree.leaves_with_path(finite)
         for layer in _layers(np.asarray(leaf))
     ]
@@ -256,7 +256,7 @@ def _first_place(
 
 def _in_forward_order(
     names: Sequence[str], places: Sequence[np.ndarray]
-) -> Iterator[tuple[_Site, np.ndarray]]:
+) -> Iterator[tuple[Site, np.ndarray]]:
     """Yields places and their rows: of a stack, all those of a layer, then the next.
 
     a [B], b [2, B], c [2, B], d [B]   ->   a, b 0, c 0, b 1, c 1, d
@@ -265,10 +265,10 @@ def _in_forward_order(
     for dims, group in itertools.groupby(pairs, key=lambda pair: pair[1].ndim):
         some = list(group)
         if dims == 1:
-            yield from ((_Site(name, None), rows) for name, rows in some)
+            yield from ((Site(name, None), rows) for name, rows in some)
             continue
         for layer in range(len(some[0][1])):
-            yield from ((_Site(name, layer), rows[layer]) for name, rows in some)
+            yield from ((Site(name, layer), rows[layer]) for name, rows in some)
 
 
 def _numbers(chosen: np.ndarray) -> tuple[int, ...]:
@@ -276,7 +276,7 @@ def _numbers(chosen: np.ndarray) -> tuple[int, ...]:
     return () if chosen.all() else tuple(np.flatnonzero(chosen).tolist())
 
 
-def _backward_order(site: _Site) -> tuple[int, int, int]:
+def backward_order(site: Site) -> tuple[int, int, int]:
     """Sorts parameters as the backward pass meets them; tables are met at both ends."""
     stack, *rest = site.name.split(".")
     if "logits_kernel" in rest:
