@@ -39,6 +39,7 @@ from ul2.tasks.example_tokenization import registered_tasks
 from ul2.training import loop, run_directory
 from ul2.training.best import TEACHER_FORCED
 from ul2.training.mode_search import ModeSearch
+from ul2.training.run import Programs, Run
 from ul2.training.state import define_model
 from ul2.vocab import Vocab
 
@@ -320,14 +321,14 @@ class _Parts:
     config_text: str
     show_progress: bool
 
-    def make(self, data: RunData, model_dir: str | Path) -> loop.Run:
+    def make(self, data: RunData, model_dir: str | Path) -> Run:
         """Returns the run on some data.
 
         Raises:
             ValueError: the data do not fit.
         """
         recipe, vocab = self.recipe, self.data.vocab
-        return loop.Run(
+        return Run(
             model_dir=model_dir,
             make_model=recipe.make_model(vocab),
             optimizer=recipe.param_optimizer,
@@ -400,7 +401,7 @@ def _search(parts: _Parts, candidates: Mapping[str, RunData]) -> loop.TrainSumma
     for name in candidates:
         run_directory.check_same_run(search.trial_dir(name), parts.config_text)
 
-    def trial(name: str) -> loop.Run:
+    def trial(name: str) -> Run:
         run_directory.keep(
             search.trial_dir(name), run_directory.CONFIG, parts.config_text.encode()
         )
@@ -411,7 +412,7 @@ def _search(parts: _Parts, candidates: Mapping[str, RunData]) -> loop.TrainSumma
     run = parts.make(candidates[some], recipe.model_dir)
     seek_start(recipe, parts.start, run.batches)
     parts.begin(recipe.model_dir)
-    programs = loop.Programs(run, settings)
+    programs = Programs(run, loop.step_settings(settings, len(run.denoiser_names)))
     trials = {name: functools.partial(trial, name) for name in candidates}
     stopped = search.run(trials, settings, programs)
     if stopped is None:

@@ -107,7 +107,7 @@ def test_signal_finishes_the_step_saves_and_leaves(tmp_path, one_device, number)
 
 def test_nothing_is_saved_once_the_loss_is_not_finite(tmp_path, one_device):
     changes = {"mesh": one_device, "schedule": lambda step: np.inf * (step == 3)}
-    with pytest.raises(FloatingPointError, match=r"step 5: .* LEARNING_RATE"):
+    with pytest.raises(FloatingPointError, match=r"(?s)step 4: .* LEARNING_RATE"):
         run_train(tmp_path, **changes)
     assert read_contract(tmp_path).step == 3
 

@@ -9,10 +9,11 @@ from training_toys import ToyModel
 
 from ul2.sharding.chips import PEAK_FLOPS
 from ul2.training.evaluate import evaluate, unigram_entropy
+from ul2.training.guard import Verdict
 from ul2.training.metrics import Metrics, multiplied_params
 from ul2.training.state import define_model
 from ul2.training.step import EvalSums, StepSums
-from ul2.training.writers import JsonLines, ProgressLine, TensorBoard
+from ul2.training.writers import JsonLines, ProgressLine, TensorBoard, summarize
 
 
 class Lines:
@@ -51,6 +52,14 @@ def make_sums(**changes):
     return StepSums(**{k: np.asarray(v) for k, v in {**fields, **changes}.items()})
 
 
+def make_verdict(**changes):
+    fields = {
+        "made": True, "finite": True, "spike": False, "waited": False,
+        "loss_score": 0.0, "norm_score": 0.0, "spikes": 0, "skipped": 0, "in_a_row": 0,
+    }  # fmt: skip
+    return Verdict(**{k: np.asarray(v) for k, v in {**fields, **changes}.items()})
+
+
 @pytest.fixture
 def lines():
     return Lines()
@@ -78,26 +87,42 @@ def test_pause_is_no_part_of_the_speed(lines):
         clock.now += 100.0
     clock.now += 1.0
     metrics.record(3, make_sums())
-    metrics.flush()
     assert lines.lines[0]["steps_per_second"] == 3 / 2
 
 
-def test_pause_comes_after_a_step_was_found_finite(lines):
-    metrics = make_metrics(lines)
-    metrics.record(1, make_sums(grad_norm=np.nan))
-    with pytest.raises(FloatingPointError), metrics.paused():
-        pytest.fail("something was done with a state that is not finite")
+def test_updates_that_were_left_out_are_counted_and_no_part_of_means(lines):
+    metrics = make_metrics(lines, log_every_steps=3)
+    bad = make_sums(loss=[np.nan, 0, 0])._replace(
+        verdict=make_verdict(made=False, skipped=4, spikes=2)
+    )
+    metrics.record(1, make_sums())
+    metrics.note({"event": "skip", "step": 2, "batch": 1})
+    metrics.leave_out(2, bad, skipped=True)
+    metrics.record(3, make_sums())
+    [line] = lines.lines
+    assert line["loss"] == 2.0 and line["target_tokens"] == 8
+    assert (line["skipped_updates"], line["spikes"]) == (5, 2)
+    assert line["events"] == [{"event": "skip", "step": 2, "batch": 1}]
 
 
-def test_metrics_of_a_step_are_read_when_the_next_is_recorded(lines):
+def test_line_of_nothing_but_skipped_updates_has_no_loss(lines):
     metrics = make_metrics(lines)
+    bad = make_sums()._replace(verdict=make_verdict(made=False))
+    metrics.leave_out(1, bad, skipped=True)
+    [line] = lines.lines
+    assert line == {
+        "step": 1, "loss": None, "skipped_updates": 1, "spikes": 0, "rollbacks": 0,
+    }  # fmt: skip
+    assert summarize(line) == "update skipped"
+
+
+def test_flush_writes_what_is_there_once(lines):
+    metrics = make_metrics(lines, log_every_steps=5)
     metrics.record(1, make_sums())
     assert lines.lines == []
-    metrics.record(2, make_sums())
+    metrics.flush()
+    metrics.flush()
     assert [line["step"] for line in lines.lines] == [1]
-    metrics.flush()
-    metrics.flush()
-    assert [line["step"] for line in lines.lines] == [1, 2]
 
 
 def test_measurement_covers_all_steps_since_the_last(lines):
@@ -109,11 +134,12 @@ def test_measurement_covers_all_steps_since_the_last(lines):
         return "batch"
 
     clock.now = 100.0  # compiling
-    metrics.record(1, make_sums())
+    metrics.dispatched()
     assert metrics.wait_for(next_batch) == "batch"
-    metrics.record(2, make_sums(loss=[6.0, 8.0, 2.0], tokens=[3.0, 4.0, 1.0]))
+    metrics.dispatched()
+    metrics.record(1, make_sums())
     clock.now = 102.0
-    metrics.record(3, make_sums())
+    metrics.record(2, make_sums(loss=[6.0, 8.0, 2.0], tokens=[3.0, 4.0, 1.0]))
     [line] = lines.lines
     assert line["step"] == 2
     assert line["loss"] == pytest.approx(24 / 12)
@@ -133,10 +159,9 @@ def test_mfu_is_six_flops_per_parameter_and_token(lines, monkeypatch):
 
     clock = FakeClock()
     metrics = make_metrics(lines, clock, multiplied=(5, 7))
-    metrics.record(1, make_sums())
     clock.now = 2.0
     monkeypatch.setitem(PEAK_FLOPS, jax.devices()[0].device_kind, 1000.0)
-    metrics.flush()
+    metrics.record(1, make_sums())
     flops = 6 * (5 * 30 + 7 * 10)
     expected = flops / (2.0 * 1000 * jax.device_count())
     assert lines.lines[0]["mfu"] == pytest.approx(expected)
@@ -153,31 +178,6 @@ def test_tied_table_is_multiplied_by_decoder_tokens_once():
     # table 128x16, places 12x16, up and down 2x16x32, scale 2x16, bias 4x8
     expected = 128 * 16 + 12 * 16 + 2 * 2 * 16 * 32 + 2 * 16 + 4 * 8
     assert multiplied_params(define_model(ToyModel)) == (0, expected)
-
-
-@pytest.mark.parametrize("bad", [{"loss": [np.nan, 0, 0]}, {"grad_norm": np.inf}])
-def test_numbers_that_are_not_finite_stop_the_run(lines, bad):
-    metrics = make_metrics(lines)
-    metrics.record(7, make_sums(**bad))
-    with pytest.raises(FloatingPointError, match="step 7"):
-        metrics.flush()
-
-
-def test_report_of_what_is_not_finite_says_where_and_what_is_safe(lines):
-    metrics = make_metrics(lines, saved_step=lambda: 4)
-    metrics.record(7, make_sums(loss=[1.0, np.nan, np.inf]))
-    with pytest.raises(FloatingPointError) as error:
-        metrics.flush()
-    text = str(error.value)
-    assert "step 7: the loss of S (nan), X (inf) not finite" in text
-    assert "no checkpoint was made of it, the last is 4" in text
-    assert "ul2 inspect --step 6" in text
-    metrics = make_metrics(lines)
-    metrics.record(7, make_sums(grad_norm=np.inf))
-    with pytest.raises(FloatingPointError) as error:
-        metrics.flush()
-    assert "the norm of the gradients (inf) not finite" in str(error.value)
-    assert "there is none yet" in str(error.value)
 
 
 def test_json_lines_drop_what_will_be_made_again(tmp_path):

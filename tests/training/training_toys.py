@@ -11,8 +11,9 @@ from ul2 import axes
 from ul2.batch import Batch, Packed
 from ul2.sharding.mesh import make_mesh
 from ul2.training.checkpoints import PARAMS, TRAIN_STATE, read_item
-from ul2.training.loop import Run, TrainSettings, train
+from ul2.training.loop import TrainSettings, train
 from ul2.training.optimizers import adafactor
+from ul2.training.run import Run
 from ul2.training.schedules import constant
 from ul2.training.state import with_shardings
 from ul2.vocab import Vocab

@@ -75,7 +75,7 @@ def read(path: Path, *, step: int | None = None) -> Checkpoint:
         preset=presets.name_of(architecture, config, str(path)),
         vocab=contract.vocab,
         tokenizer=tokenizer.read_bytes() if tokenizer.is_file() else None,
-        step=contract.prior_steps + contract.step,
+        step=contract.optimizer_steps,
         params={path: found[path] for path in shapes},
         moments=_moments(folder / checkpoints.TRAIN_STATE, shapes),
     )

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from ul2.axes import BATCH, LAYERS, RESIDUAL_LENGTH
 from ul2.batch import Packed
+from ul2.models import probes
 from ul2.models.attention import Attention
 from ul2.models.cache import Cache, KeyValues, LayerCache, LayerKeys, Place, StepBias
 from ul2.models.config import ModelConfig
@@ -159,7 +160,9 @@ class SelfAttentionBlock(nnx.Module):
         y, own = self.attention(
             y, side.packed, y, side.packed, side.mask, bias, inner_key
         )
-        return x + dropout(y, self.dropout_rate, outer_key), own
+        x = x + dropout(y, self.dropout_rate, outer_key)
+        probes.probe("self-attention", x)
+        return x, own
 
     def feed_forward(
         self, x: Float[Array, "B T D"], dropout_key: DropoutKey
@@ -167,7 +170,9 @@ class SelfAttentionBlock(nnx.Module):
         """Adds what the feed-forward sublayer makes of each position."""
         inner_key, outer_key = split_key(dropout_key, 2)
         y = self.mlp(self.pre_mlp_norm(x), inner_key)
-        return x + dropout(y, self.dropout_rate, outer_key)
+        x = x + dropout(y, self.dropout_rate, outer_key)
+        probes.probe("feed-forward", x)
+        return x
 
 
 class CrossAttentionBlock(SelfAttentionBlock):
@@ -230,7 +235,9 @@ class CrossAttentionBlock(SelfAttentionBlock):
             None,
             inner_key,
         )
-        return x + dropout(y, self.dropout_rate, outer_key), read
+        x = x + dropout(y, self.dropout_rate, outer_key)
+        probes.probe("cross-attention", x)
+        return x, read
 
 
 class Stack(nnx.Module):
@@ -274,8 +281,11 @@ class Stack(nnx.Module):
     ) -> Float[Array, "B T D"]:
         """Runs embeddings through all layers and the final norm."""
         layers_key, last_key = split_key(dropout_key, 2)
+        probes.probe("embedding", x)
         x = self.run_layers(x, side, memory, layers_key)
-        return dropout(self.final_norm(x), self.config.dropout_rate, last_key)
+        x = dropout(self.final_norm(x), self.config.dropout_rate, last_key)
+        probes.probe("final norm", x)
+        return x
 
     def run_layers(
         self,
@@ -374,12 +384,14 @@ class Stack(nnx.Module):
 
         def run_layer(
             x: Array, layer: tuple[Any, DropoutKey]
-        ) -> tuple[Array, LayerKeys | None]:
+        ) -> tuple[Array, tuple[LayerKeys | None, list[Array]]]:
             layer_parameters, layer_key = layer
             x = checkpoint_name(x, _LAYER_INPUT)
             block = nnx.merge(graphdef, layer_parameters)
-            x, keys = block(x, side, memory, bias, layer_key)
-            return constrain(x, BATCH, RESIDUAL_LENGTH, None), keys if keep else None
+            with probes.layer() as seen:
+                x, keys = block(x, side, memory, bias, layer_key)
+            x = constrain(x, BATCH, RESIDUAL_LENGTH, None)
+            return x, (keys if keep else None, seen.rows)
 
         x = dropout(x, self.config.dropout_rate, first_key)
         x = constrain(x, BATCH, RESIDUAL_LENGTH, None)
@@ -389,7 +401,8 @@ class Stack(nnx.Module):
             else jax.random.split(layers_key, self.num_layers)
         )
         kept: LayerKeys | None
-        x, kept = jax.lax.scan(self._remat(run_layer), x, (parameters, keys))
+        x, (kept, rows) = jax.lax.scan(self._remat(run_layer), x, (parameters, keys))
+        probes.stacked(rows)
         return x, kept
 
     def _remat(self, run_layer: Callable[..., Any]) -> Callable[..., Any]:

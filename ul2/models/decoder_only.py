@@ -6,6 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from ul2.batch import Batch
+from ul2.models import probes
 from ul2.models.blocks import SelfAttentionBlock, Side, Stack
 from ul2.models.cache import LayerKeys
 from ul2.models.config import ModelConfig
@@ -47,7 +48,9 @@ class DecoderOnly(LanguageModel):
         # Padding comes after every token and is no part of a prefix: nobody sees it.
         side = Side(batch.decoder, Causal() | Prefix(batch.prefix_lengths))
         embedded = self.embedder.embed(batch.decoder.tokens)
-        return self.embedder.scale(self.decoder(embedded, side, None, dropout_key))
+        with probes.part("decoder"):
+            decoded = self.decoder(embedded, side, None, dropout_key)
+        return self.embedder.scale(decoded)
 
     def _read(
         self, prompts: Batch

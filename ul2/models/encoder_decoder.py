@@ -7,6 +7,7 @@ from jaxtyping import Array, Float, Key
 
 from ul2.axes import BATCH, LENGTH
 from ul2.batch import Batch, Packed
+from ul2.models import probes
 from ul2.models.blocks import (
     CrossAttentionBlock,
     Memory,
@@ -66,7 +67,9 @@ class EncoderDecoder(LanguageModel):
     ) -> Float[Array, "B T D"]:
         """Returns the encoder's output for each column of the packed inputs."""
         side = Side(inputs, Keys(inputs.columns >= 0))
-        return self.encoder(self.embedder.embed(inputs.tokens), side, None, dropout_key)
+        embedded = self.embedder.embed(inputs.tokens)
+        with probes.part("encoder"):
+            return self.encoder(embedded, side, None, dropout_key)
 
     def decode(
         self,
@@ -80,7 +83,9 @@ class EncoderDecoder(LanguageModel):
         # Padding comes after every token, where causality already hides it.
         side = Side(batch.decoder, Causal())
         embedded = self.embedder.embed(batch.decoder.tokens)
-        return self.embedder.scale(self.decoder(embedded, side, memory, dropout_key))
+        with probes.part("decoder"):
+            decoded = self.decoder(embedded, side, memory, dropout_key)
+        return self.embedder.scale(decoded)
 
     def _read(
         self, prompts: Batch

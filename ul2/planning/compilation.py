@@ -19,6 +19,7 @@ from ul2.training.state import (
     TrainState,
     abstract_state,
     define_model,
+    guarded,
     with_shardings,
 )
 from ul2.training.step import make_train_step
@@ -90,7 +91,8 @@ def plan_state(recipe: Recipe, mesh: Mesh, shape: BatchShape) -> TrainState:
     optimizer = recipe.param_optimizer(
         recipe.schedule, define_model(make_model).param_axes
     )
-    state: TrainState = with_shardings(*abstract_state(make_model, optimizer, mesh))
+    alone = abstract_state(make_model, optimizer, mesh)
+    state: TrainState = with_shardings(*guarded(*alone, shape.num_denoisers, mesh))
     return state
 
 

@@ -97,7 +97,7 @@ def held(state: TrainState, batch: Batch) -> MemoryUse:
     """Returns what a device holds whatever the program does."""
     return MemoryUse(
         parameters=shard_bytes(state.params),
-        optimizer=shard_bytes(state.opt_state),
+        optimizer=shard_bytes((state.opt_state, state.guard)),
         batch=shard_bytes(batch),
     )
 

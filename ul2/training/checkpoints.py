@@ -75,6 +75,8 @@ class Contract:
             checkpoint from before models were written.
         prior_steps: updates that the optimizer had done before this run began: those
             of the run it was taken over from.
+        guard: what updates are judged by, as `training.guard.Guard.to_json` writes
+            it; None in a checkpoint from before there was one.
     """
 
     step: int
@@ -84,6 +86,13 @@ class Contract:
     mixture: Any
     model: dict[str, Any] | None = None
     prior_steps: int = 0
+    guard: dict[str, Any] | None = None
+
+    @property
+    def optimizer_steps(self) -> int:
+        """Updates that the optimizer has done: none that this run left out."""
+        skipped: int = (self.guard or {}).get("skipped", 0)
+        return self.prior_steps + self.step - skipped
 
     def to_json(self) -> dict[str, Any]:
         """Returns the contract as plain JSON values."""
@@ -98,7 +107,7 @@ class Contract:
             ValueError: a field is missing, or no such value is possible.
         """
         known = {field.name for field in dataclasses.fields(cls)}
-        later = {"data_position", "model", "prior_steps"}
+        later = {"data_position", "model", "prior_steps", "guard"}
         missing = known - later - set(fields)
         if missing:
             raise ValueError(f"contract: missing {sorted(missing)}.")
@@ -107,6 +116,9 @@ class Contract:
             value = values.get(name, 0)
             if type(value) is not int or value < 0:
                 raise ValueError(f"contract: {name}={value!r} is no number of updates.")
+        skipped = (values.get("guard") or {}).get("skipped", 0)
+        if type(skipped) is not int or not 0 <= skipped <= values["step"]:
+            raise ValueError(f"contract: {skipped!r} updates of it were left out.")
         return cls(**{**values, "vocab": Vocab.from_json(values["vocab"])})
 
 

@@ -8,7 +8,7 @@ that ignores its inputs and has merely counted them reaches exactly that loss, s
 them; `sequence_accuracy` the share of examples all of whose targets are.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,6 +17,51 @@ import numpy as np
 from ul2.batch import Batch
 from ul2.training.state import Params
 from ul2.training.step import EvalStep, EvalSums
+from ul2.training.writers import Writer
+
+
+class Evaluations:
+    """The held-out batches of a run, scored again and again.
+
+    Args:
+        eval_step: scores one batch.
+        batches: makes the same ones each time; None for none.
+        place: puts a batch on the devices.
+        denoiser_names: index i names `denoiser_ids == i`.
+        score_params: measures parameters in further ways.
+        writers: take the scores.
+    """
+
+    def __init__(
+        self,
+        eval_step: EvalStep,
+        batches: Callable[[], Iterable[Batch]] | None,
+        place: Callable[[Batch], Batch],
+        denoiser_names: Sequence[str],
+        *,
+        score_params: Callable[[Params], Mapping[str, float]] | None = None,
+        writers: Sequence[Writer] = (),
+    ) -> None:
+        self._step, self._batches, self._place = eval_step, batches, place
+        self._names, self._score_params = denoiser_names, score_params
+        self._writers = tuple(writers)
+        self.last: dict[str, Any] = {}
+
+    def run(self, step: int, params: Params) -> None:
+        """Scores the held-out batches, if there are any."""
+        if self._batches is None:
+            return
+        scores = evaluate(self._step, params, self._batches(), self._place, self._names)
+        if self._score_params is not None:
+            scores |= self._score_params(params)
+        self.last = {"step": step, **scores}
+        for writer in self._writers:
+            writer.write(self.last)
+
+    def close(self) -> None:
+        """Closes the writers."""
+        for writer in self._writers:
+            writer.close()
 
 
 def evaluate(

@@ -11,36 +11,29 @@ configuration files, tokenizers or the shape of a model.
 
 import contextlib
 import dataclasses
-import functools
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import jax
-import optax
 from absl import logging
-from jax.sharding import Mesh
 
 from ul2.batch import Batch
 from ul2.sharding.placement import place
-from ul2.sharding.rules import DEFAULT_RULES, Rules
+from ul2.sharding.rules import replicated
 from ul2.training.best import EVALUATIONS, BestRecord
-from ul2.training.checkpoints import Batches, Contract
-from ul2.training.evaluate import evaluate
+from ul2.training.checkpoints import Contract
+from ul2.training.diagnosis import Diagnosis
+from ul2.training.evaluate import Evaluations
+from ul2.training.events import Events, PassedBatches
+from ul2.training.guard import LOG, Guard, GuardSettings
 from ul2.training.losses import AUTO
 from ul2.training.metrics import Clock, Metrics, multiplied_params
-from ul2.training.optimizers import Optimizer
 from ul2.training.origin import Origin
 from ul2.training.preemption import Preemption
+from ul2.training.run import Programs, Run
 from ul2.training.run_checkpoints import Checkpoints
 from ul2.training.run_directory import foreign_to
 from ul2.training.state import (
-    MakeModel,
-    Params,
     TrainState,
-    abstract_state,
-    define_model,
     float32_of,
     init_state,
     state_of,
@@ -48,15 +41,11 @@ from ul2.training.state import (
 )
 from ul2.training.step import (
     LOSS_NORMALIZERS,
-    EvalStep,
     StepSettings,
-    TrainStep,
-    make_eval_step,
-    make_train_step,
 )
-from ul2.training.watchdog import DATA, EVALUATION, SAVE, Watchdog
-from ul2.training.writers import JsonLines, ProgressLine, TensorBoard, Writer
-from ul2.vocab import Vocab
+from ul2.training.updates import Reporter, RollBackError, Updates, go_back
+from ul2.training.watchdog import DATA, DIAGNOSIS, EVALUATION, SAVE, Watchdog
+from ul2.training.writers import METRICS, ProgressLine, Writer, open_writers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,6 +71,7 @@ class TrainSettings:
             as much has passed again. 0 waits forever.
         save_retry_seconds: how long saving may fail before the run ends; 0 ends it at
             once.
+        guard: what is done about numbers that are not finite, and about spikes.
     """
 
     total_steps: int
@@ -97,6 +87,7 @@ class TrainSettings:
     best_metric: str | None = None
     stall_seconds: float = 1800.0
     save_retry_seconds: float = 1200.0
+    guard: GuardSettings = dataclasses.field(default_factory=GuardSettings)
 
     def __post_init__(self) -> None:
         for name in (
@@ -156,98 +147,6 @@ class TrainSummary:
     modes: dict[str, Any] | None = None
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Run:
-    """Everything a run is made of but its settings.
-
-    Attributes:
-        model_dir: where checkpoints, metrics and TensorBoard events go.
-        make_model: `make_model(rngs=...)`; called inside a compiled function.
-        optimizer: `optimizer(schedule, param_axes)`, e.g. `adafactor` itself.
-        schedule: learning rate as a function of updates done.
-        mesh: the devices.
-        batches: this host's rows, without end.
-        denoiser_names: index i names `denoiser_ids == i`.
-        vocab: saved with, and compared against, every checkpoint.
-        config_text: the operative configuration, saved with every checkpoint.
-        eval_batches: makes the same held-out batches each time; None for none.
-        mixture: the denoisers as JSON values, saved with every checkpoint.
-        model: what `make_model` makes, as `models.architectures.to_json` writes it;
-            saved with every checkpoint. None for a model that is not one of those.
-        origin: what a new run starts from; None for random parameters.
-        keep_optimizer: go on with the origin's optimizer too.
-        rules: logical axis to mesh axis.
-        show_progress: tell a person how it goes.
-        label: what a person is told it is, where there are several.
-        score_params: measures parameters in further ways when they are evaluated,
-            e.g. decodes and scores the answers.
-    """
-
-    model_dir: str | Path
-    make_model: MakeModel
-    optimizer: Optimizer
-    schedule: optax.Schedule
-    mesh: Mesh
-    batches: Batches
-    denoiser_names: Sequence[str]
-    vocab: Vocab
-    config_text: str
-    eval_batches: Callable[[], Iterable[Batch]] | None = None
-    mixture: Any = None
-    model: dict[str, Any] | None = None
-    origin: Origin | None = None
-    keep_optimizer: bool = False
-    rules: Rules = dataclasses.field(default_factory=lambda: DEFAULT_RULES)
-    show_progress: bool = True
-    label: str = ""
-    score_params: Callable[[Params], Mapping[str, float]] | None = None
-
-
-class Programs:
-    """The model and what is compiled of it; runs that differ in data alone share it.
-
-    Args:
-        run: any of those runs.
-        settings: of all of them.
-    """
-
-    def __init__(self, run: Run, settings: TrainSettings) -> None:
-        self.model = define_model(run.make_model)
-        self.optimizer = run.optimizer(run.schedule, self.model.param_axes)
-        self.abstract, self.shardings = abstract_state(
-            run.make_model, self.optimizer, run.mesh, run.rules
-        )
-        self._run, self._settings = run, settings
-        self.train_step = functools.cache(self._make_train_step)
-
-    def _make_train_step(self, prior_steps: int) -> TrainStep:
-        """Returns the update of an optimizer that had done so many before."""
-        run = self._run
-        return make_train_step(
-            self.model,
-            self.optimizer,
-            _shifted(run.schedule, prior_steps),
-            run.mesh,
-            run.rules,
-            state_shardings=self.shardings,
-            settings=step_settings(self._settings, len(run.denoiser_names)),
-        )
-
-    @functools.cached_property
-    def eval_step(self) -> EvalStep:
-        """The evaluation of one batch."""
-        run = self._run
-        return make_eval_step(
-            self.model,
-            run.mesh,
-            run.rules,
-            param_shardings=self.shardings.params,
-            num_denoisers=len(run.denoiser_names),
-            vocab_size=run.vocab.padded_size,
-            loss_chunk=self._settings.loss_chunk,
-        )
-
-
 def train(
     run: Run,
     settings: TrainSettings,
@@ -266,12 +165,22 @@ def train(
 
     Raises:
         ValueError: the batch does not fit the mesh, or the checkpoint the run.
-        FloatingPointError: the loss is no longer finite.
+        FloatingPointError: an update was bad, and that is to stop the run.
         StorageError: nothing could be saved for too long.
     """
-    programs = programs or Programs(run, settings)
+    programs = programs or Programs(
+        run, step_settings(settings, len(run.denoiser_names))
+    )
+    bad: RollBackError | None = None
+    start = run.batches.position()
     with Watchdog(settings.stall_seconds) as watchdog:
-        return _train(run, settings, programs, watchdog, clock)
+        while True:
+            try:
+                return _train(run, settings, programs, watchdog, clock, bad)
+            except RollBackError as error:
+                bad = error
+                # Where there is no checkpoint, to the very beginning.
+                run.batches.seek(start)
 
 
 def _train(
@@ -280,8 +189,18 @@ def _train(
     programs: Programs,
     watchdog: Watchdog,
     clock: Clock,
+    bad: RollBackError | None,
 ) -> TrainSummary:
-    """Does what `train` says, and tells the watchdog what it is doing."""
+    """Does what `train` says, up to a roll-back, and tells the watchdog what it does.
+
+    Args:
+        run: what is trained.
+        settings: how long, and what to do on the way.
+        programs: of the run.
+        watchdog: is told what is going on.
+        clock: tells the time.
+        bad: for what the run goes back to its last checkpoint; None for no reason.
+    """
     best: BestRecord | None = None
     checkpoints = Checkpoints(
         run.model_dir,
@@ -300,35 +219,59 @@ def _train(
     )
     state, prior_steps = _first_state(run, settings, programs, checkpoints)
     first_step = int(state.step)
+    batches = PassedBatches(run.batches, run.model_dir)
+    if bad is not None:
+        go_back(bad, batches, first_step, settings.guard)
     watchdog.moved(first_step)
     if settings.best_metric is not None and run.eval_batches is not None:
         best = BestRecord(run.model_dir, settings.best_metric, first_step)
     _tell_prior_steps(run, settings, prior_steps)
-    train_step = programs.train_step(prior_steps)
-    evaluation = _Evaluation(run, programs, first_step)
+    evaluations = _open_evaluations(run, programs, first_step)
     metrics = Metrics(
         denoiser_names=run.denoiser_names,
         log_every_steps=settings.log_every_steps,
         multiplied=multiplied_params(programs.model),
-        writers=_train_writers(run, settings, first_step),
-        saved_step=checkpoints.latest_step,
+        writers=_open_writers(run, settings, first_step),
+        rollbacks=batches.rollbacks,
         clock=clock,
     )
 
+    def diagnose(state: TrainState, batch: Batch) -> Diagnosis:
+        with watchdog.phase(DIAGNOSIS):
+            return programs.diagnose(state, batch)
+
+    updates = Updates(
+        state,
+        first_step,
+        programs.train_step(prior_steps),
+        settings=settings.guard,
+        metrics=metrics,
+        events=Events(run.model_dir),
+        diagnose=diagnose,
+        reporter=Reporter(run.denoiser_names, run.model_dir, checkpoints.latest_step),
+    )
+    # An update consumes the state that it is given: nobody else may hold it.
+    del state
+
     def is_best(step: int) -> bool:
         """Whether this very state has been scored, and better than all before."""
-        scores = evaluation.last
+        scores = evaluations.last
         return (
             best is not None and scores.get("step") == step and best.is_better(scores)
         )
 
-    def save(step: int, state: TrainState) -> None:
+    def save() -> None:
         # First, so that the lines of a saved step are never missing.
+        updates.settle()
         metrics.flush()
-        then = best.propose(evaluation.last) if best and is_best(step) else None
+        then = best.propose(evaluations.last) if best and is_best(step) else None
         with watchdog.phase(SAVE), metrics.paused():
             checkpoints.save(
-                step, state, run.batches.position(), prior_steps=prior_steps, then=then
+                updates.step,
+                updates.state,
+                batches.position(),
+                prior_steps=prior_steps,
+                then=then,
             )
 
     def is_saved() -> bool:
@@ -337,37 +280,39 @@ def _train(
 
     with (
         contextlib.closing(checkpoints),
-        contextlib.closing(evaluation),
+        contextlib.closing(evaluations),
         contextlib.closing(metrics),
         Preemption(run.mesh) as preemption,
     ):
-        step = first_step
-        while step < settings.total_steps and not preemption.requested():
+        while (
+            step := updates.step
+        ) < settings.total_steps and not preemption.requested():
             with watchdog.phase(DATA):
-                rows = metrics.wait_for(run.batches.__next__)
+                rows = metrics.wait_for(batches.__next__)
+            metrics.note(*batches.jumped)
             batch = place(rows, run.mesh, run.rules, settings.microbatches)
-            state, sums = train_step(state, batch)
-            step += 1
+            updates.make(batch, batches.read_from, batches.position())
+            step = updates.step
             watchdog.moved(step)
-            metrics.record(step, sums)
             if _is_due(step, settings.eval_every_steps, settings.total_steps):
+                updates.settle()
                 with watchdog.phase(EVALUATION), metrics.paused():
-                    evaluation.run(step, state.params)
+                    evaluations.run(step, updates.state.params)
             must_save = checkpoints.must_save(step)  # asked by all, after every update
             if (
                 must_save
                 or is_best(step)
                 or _is_due(step, settings.save_every_steps, settings.total_steps)
             ):
-                save(step, state)
-        preempted = step < settings.total_steps
+                save()
+        preempted = updates.step < settings.total_steps
         if preempted:
-            save(step, state)
-            logging.warning("stopped by a signal; saving step %d.", step)
+            save()
+            logging.warning("stopped by a signal; saving step %d.", updates.step)
         while not is_saved():
-            save(step, state)
+            save()
     chosen = best.to_json() if best else None
-    return TrainSummary(step, metrics.last, evaluation.last, preempted, chosen)
+    return TrainSummary(updates.step, metrics.last, evaluations.last, preempted, chosen)
 
 
 def _tell_prior_steps(run: Run, settings: TrainSettings, prior_steps: int) -> None:
@@ -392,7 +337,16 @@ def _is_due(step: int, every_steps: int, total_steps: int) -> bool:
 def _first_state(
     run: Run, settings: TrainSettings, programs: Programs, checkpoints: Checkpoints
 ) -> tuple[TrainState, int]:
-    """Returns the state to start from; moves the batches if need be.
+    """Returns the state to start from, with a guard; moves the batches if need be."""
+    state, prior_steps = _unguarded(run, settings, programs, checkpoints)
+    guard = Guard.from_json(state.guard, len(run.denoiser_names))
+    return state._replace(guard=guard.placed(replicated(run.mesh))), prior_steps
+
+
+def _unguarded(
+    run: Run, settings: TrainSettings, programs: Programs, checkpoints: Checkpoints
+) -> tuple[TrainState, int]:
+    """Returns the state to start from, with the guard as it was saved.
 
     In order: the newest checkpoint of this run; a trained model; fresh random
     parameters.
@@ -436,11 +390,6 @@ def _state_of_origin(
     return state_of(params, kept, programs.optimizer, wanted), prior_steps
 
 
-def _shifted(schedule: optax.Schedule, prior_steps: int) -> optax.Schedule:
-    """Returns the schedule as a function of this run's updates."""
-    return (lambda step: schedule(step + prior_steps)) if prior_steps else schedule
-
-
 def step_settings(settings: TrainSettings, num_denoisers: int) -> StepSettings:
     """Picks what is compiled into the step."""
     return StepSettings(
@@ -450,59 +399,32 @@ def step_settings(settings: TrainSettings, num_denoisers: int) -> StepSettings:
         loss_normalizer=settings.loss_normalizer,
         z_loss=settings.z_loss,
         loss_chunk=settings.loss_chunk,
+        spike_threshold=settings.guard.spike_threshold,
+        holds_spikes=settings.guard.on_spike != LOG,
     )
 
 
-def _train_writers(
+def _open_writers(
     run: Run, settings: TrainSettings, restored_step: int
 ) -> list[Writer]:
-    """Returns where the measurements of training go; the first host alone writes."""
-    if jax.process_index() != 0:
-        return []
-    model_dir = Path(run.model_dir)
-    writers: list[Writer] = [
-        JsonLines(model_dir / "metrics.jsonl", restored_step),
-        TensorBoard(model_dir / "tensorboard", "train", restored_step),
-    ]
-    if run.show_progress:
+    """Returns where the measurements of training go."""
+    writers = open_writers(run.model_dir, METRICS, "train", restored_step)
+    if writers and run.show_progress:
         steps = settings.total_steps
         writers.append(ProgressLine(steps, restored_step, label=run.label))
     return writers
 
 
-class _Evaluation:
-    """The held-out batches, the compiled step that scores them, and its writers."""
-
-    def __init__(self, run: Run, programs: Programs, restored_step: int) -> None:
-        self._run = run
-        self._step = programs.eval_step
-        self._writers: list[Writer] = []
-        if run.eval_batches is not None and jax.process_index() == 0:
-            model_dir = Path(run.model_dir)
-            self._writers = [
-                JsonLines(model_dir / EVALUATIONS, restored_step),
-                TensorBoard(model_dir / "tensorboard", "eval", restored_step),
-            ]
-        self.last: dict[str, Any] = {}
-
-    def run(self, step: int, params: Params) -> None:
-        """Scores the held-out batches, if there are any."""
-        if self._run.eval_batches is None:
-            return
-        scores = evaluate(
-            self._step,
-            params,
-            self._run.eval_batches(),
-            lambda rows: place(rows, self._run.mesh, self._run.rules),
-            self._run.denoiser_names,
-        )
-        if self._run.score_params is not None:
-            scores |= self._run.score_params(params)
-        self.last = {"step": step, **scores}
-        for writer in self._writers:
-            writer.write(self.last)
-
-    def close(self) -> None:
-        """Closes the writers."""
-        for writer in self._writers:
-            writer.close()
+def _open_evaluations(run: Run, programs: Programs, restored_step: int) -> Evaluations:
+    """Returns what scores the held-out batches, if there are any."""
+    writers = []
+    if run.eval_batches is not None:
+        writers = open_writers(run.model_dir, EVALUATIONS, "eval", restored_step)
+    return Evaluations(
+        programs.eval_step,
+        run.eval_batches,
+        lambda rows: place(rows, run.mesh, run.rules),
+        run.denoiser_names,
+        score_params=run.score_params,
+        writers=writers,
+    )

@@ -1,9 +1,9 @@
 """From the sums of a step to the numbers of a run, without making the device wait.
 
-`record(n, sums)` reads the sums of step n - 1, which are ready by the time step n has
-been dispatched, so the device always has work queued. Every `log_every_steps` steps,
-and whenever `flush` is called (before each checkpoint), one measurement is written that
-covers all steps since the last one:
+The sums of step n - 1 are read once step n has been dispatched (`training.updates`),
+so the device always has work queued. Every `log_every_steps` steps, and whenever
+`flush` is called (before each checkpoint), one measurement is written that covers all
+steps since the last one, but for updates that were left out:
 
     loss, accuracy       means over the target tokens; `denoisers` holds each one's
     tokens_per_second    tokens that are not padding, both sides, per second
@@ -11,6 +11,8 @@ covers all steps since the last one:
     data_wait_fraction   share of the time spent waiting for the next batch
                          (the clock starts once the first step is compiled)
     mfu                  model FLOPs / (time x peak FLOPs of all devices), where known
+    skipped_updates      left out so far, of the whole run; and `spikes`, `rollbacks`
+    events               what happened to any of these updates, if anything did
 
 Model FLOPs are 6 x N x tokens: 2 forward and 4 backward per parameter and token. N
 leaves out embedding rows, which are looked up, not multiplied, unless the table is also
@@ -64,20 +66,22 @@ class Metrics:
         log_every_steps: int,
         multiplied: tuple[int, int] = (0, 0),
         writers: Sequence[Writer] = (),
-        saved_step: Callable[[], int | None] = lambda: None,
+        rollbacks: Callable[[int], int] = lambda step: 0,
         clock: Clock = time.perf_counter,
     ) -> None:
         self._names = tuple(denoiser_names)
         self._log_every_steps = log_every_steps
         self._multiplied = multiplied
         self._writers = tuple(writers)
-        self._saved_step = saved_step
+        self._rollbacks = rollbacks
         self._clock = clock
-        self._pending: tuple[int, StepSums] | None = None
         self._gathered: list[StepSums] = []
         self._data_wait = 0.0
         self._since = clock()
         self._step = 0
+        self._is_compiled = False
+        self._counts = {"skipped_updates": 0, "spikes": 0}
+        self._events: list[dict[str, Any]] = []
         self.last: dict[str, Any] = {}
 
     def wait_for(self, next_batch: Callable[[], Any]) -> Any:
@@ -87,32 +91,39 @@ class Metrics:
         self._data_wait += self._clock() - start
         return batch
 
-    def record(self, step: int, sums: StepSums) -> None:
-        """Takes the sums of `step`, and reads those of the step before.
-
-        Raises:
-            FloatingPointError: the loss or the gradients are no longer finite.
-        """
-        if self._pending is None and self._step == 0:
-            # The first step was compiled before it was dispatched: not its speed.
+    def dispatched(self) -> None:
+        """Says that an update is on its way."""
+        if not self._is_compiled:
+            # The first was compiled before it was dispatched: not its speed.
             self._since, self._data_wait = self._clock(), 0.0
-        self._read()
-        self._pending = (step, sums)
+            self._is_compiled = True
+
+    def record(self, step: int, sums: StepSums) -> None:
+        """Adds up what an update measured.
+
+        Args:
+            step: after it.
+            sums: on the host.
+        """
+        self._gathered.append(sums)
+        self._count(step, sums, skipped=0)
+
+    def leave_out(self, step: int, sums: StepSums, *, skipped: bool) -> None:
+        """Takes an update that was not made; what it measured is no part of means."""
+        self._count(step, sums, skipped=int(skipped))
+
+    def note(self, *events: dict[str, Any]) -> None:
+        """Adds events to the next measurement."""
+        self._events += events
 
     def flush(self) -> None:
-        """Reads and writes everything recorded so far."""
-        self._read()
-        if self._gathered:
+        """Writes everything recorded so far."""
+        if self._gathered or self._events:
             self._write()
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Leaves what is done inside out of the speed: evaluating, saving.
-
-        Raises:
-            FloatingPointError: before anything is done with a state that is not finite.
-        """
-        self._read()
+        """Leaves what is done inside out of the speed: evaluating, saving."""
         start = self._clock()
         yield
         self._since += self._clock() - start
@@ -122,37 +133,16 @@ class Metrics:
         for writer in self._writers:
             writer.close()
 
-    def _read(self) -> None:
-        """Waits for the pending step and adds its sums up."""
-        if self._pending is None:
-            return
-        self._step, on_device = self._pending
-        self._pending = None
-        sums: StepSums = jax.device_get(on_device)
-        if not (np.isfinite(sums.loss).all() and np.isfinite(sums.grad_norm)):
-            raise FloatingPointError(self._not_finite(sums))
-        self._gathered.append(sums)
-        if self._step % self._log_every_steps == 0:
+    def _count(self, step: int, sums: StepSums, *, skipped: int) -> None:
+        """Takes the counts of an update, and writes a measurement if one is due."""
+        self._step = step
+        if sums.verdict is not None:
+            self._counts = {
+                "skipped_updates": int(sums.verdict.skipped) + skipped,
+                "spikes": int(sums.verdict.spikes),
+            }
+        if step % self._log_every_steps == 0:
             self._write()
-
-    def _not_finite(self, sums: StepSums) -> str:
-        """Returns what is not finite, what is safe, and what to try."""
-        bad = [
-            f"{name} ({loss:g})"
-            for name, loss in zip(self._names, sums.loss, strict=True)
-            if not np.isfinite(loss)
-        ]
-        parts = [f"the loss of {', '.join(bad)}"] if bad else []
-        if not np.isfinite(sums.grad_norm):
-            parts.append(f"the norm of the gradients ({sums.grad_norm:g})")
-        saved = self._saved_step()
-        last = "there is none yet" if saved is None else f"the last is {saved}"
-        return (
-            f"step {self._step}: {' and '.join(parts)} not finite; no checkpoint was "
-            f"made of it, {last}. Lower LEARNING_RATE, raise WARMUP_STEPS or Z_LOSS, "
-            "set MAX_GRAD_NORM where the optimizer has it, or try DTYPE=float32; "
-            f"`ul2 inspect --step {self._step - 1}` shows what it was computed from."
-        )
 
     def _write(self) -> None:
         """Hands one measurement to the writers and starts the next."""
@@ -161,16 +151,24 @@ class Metrics:
             "step": self._step,
             **self._losses(),
             **self._speed(now - self._since),
+            **self._counts,
+            "rollbacks": self._rollbacks(self._step),
+            **({"events": self._events} if self._events else {}),
         }
         self.last = measurement
         for writer in self._writers:
             writer.write(measurement)
-        self._gathered = []
+        self._gathered, self._events = [], []
         self._data_wait = 0.0
         self._since = now
 
     def _losses(self) -> dict[str, Any]:
-        """Returns means over the targets, and the newest state of the optimizer."""
+        """Returns means over the targets, and the newest state of the optimizer.
+
+        Where every update was left out, the loss is None, and there is nothing else.
+        """
+        if not self._gathered:
+            return {"loss": None}
         newest = self._gathered[-1]
         loss, correct, tokens = (
             np.asarray([getattr(s, name) for s in self._gathered], np.float64).sum(0)
@@ -200,6 +198,8 @@ class Metrics:
 
     def _speed(self, seconds: float) -> dict[str, Any]:
         """Returns how fast it went; None where no time passed or no peak is known."""
+        if not self._gathered:
+            return {}
         encoder, decoder, columns, examples = (
             int(sum(int(getattr(sums, name)) for sums in self._gathered))
             for name in ("encoder_tokens", "decoder_tokens", "columns", "examples")

@@ -21,12 +21,22 @@ from jax.experimental import multihost_utils
 
 from ul2.training.best import EVALUATIONS, is_better
 from ul2.training.checkpoints import CHECKPOINTS
-from ul2.training.loop import Programs, Run, TrainSettings, TrainSummary, train
+from ul2.training.events import EVENTS, PASSED
+from ul2.training.loop import TrainSettings, TrainSummary, train
+from ul2.training.run import Programs, Run
+from ul2.training.writers import METRICS
 
 TRIALS: Final = "trials"
 MODES: Final = "modes.json"
 # In this order, so that the run has no checkpoint before it has everything else.
-_PROMOTED: Final = ("metrics.jsonl", EVALUATIONS, "best.json", "tensorboard")
+_PROMOTED: Final = (
+    METRICS,
+    EVALUATIONS,
+    EVENTS,
+    PASSED,
+    "best.json",
+    "tensorboard",
+)
 
 
 class ModeSearch:

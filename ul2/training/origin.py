@@ -105,7 +105,7 @@ class Origin:
     @property
     def steps(self) -> int:
         """Updates that its optimizer has done."""
-        return self.contract.prior_steps + self.contract.step
+        return self.contract.optimizer_steps
 
     def check(self, vocab: Vocab, model: dict[str, Any] | None) -> None:
         """Refuses to start a run of another model or vocabulary.

@@ -151,7 +151,11 @@ class Checkpoints:
             return
         outdated = self._outdated(step, step if then else self._best())
         contract = dataclasses.replace(
-            self._contract, step=step, data_position=position, prior_steps=prior_steps
+            self._contract,
+            step=step,
+            data_position=position,
+            prior_steps=prior_steps,
+            guard=None if state.guard is None else state.guard.to_json(),
         )
         attempt = saving.Attempt(
             step_dir(self._directory, step),
@@ -238,7 +242,7 @@ class Checkpoints:
             self._step_over(unfit, step)
             assert contract.data_position is not None
             batches.seek(contract.data_position)
-            return found, contract.prior_steps
+            return found._replace(guard=contract.guard), contract.prior_steps
         if refused is not None:
             raise refused
         reasons = [(one.step, one.reason) for one in unfit]

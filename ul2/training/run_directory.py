@@ -40,6 +40,10 @@ _MAY_CHANGE: Final = frozenset(
         "KEEP_CHECKPOINTS",
         "STALL_SECONDS",
         "SAVE_RETRY_SECONDS",
+        "ON_BAD_NUMBERS",
+        "ON_SPIKE",
+        "SPIKE_THRESHOLD",
+        "MAX_BAD_UPDATES",
         "BEST_METRIC",
         "EVAL_DECODE",
         "EVAL_DECODE_LIMIT",
@@ -65,10 +69,16 @@ _UNSAID: Final = {
     "loop.TrainSettings.best_metric": "None",
     "loop.TrainSettings.stall_seconds": "1800",
     "loop.TrainSettings.save_retry_seconds": "1200",
+    "loop.TrainSettings.guard": "@guard.GuardSettings()",
     "optimizers.adafactor.factor_stacked": "'by_size'",
     "optimizers.adafactor.epsilon1": "1e-30",
 }
-_FREE_READERS: Final = ("recipe.Recipe.", "loop.TrainSettings.", "config.ModelConfig.")
+_FREE_READERS: Final = (
+    "recipe.Recipe.",
+    "loop.TrainSettings.",
+    "config.ModelConfig.",
+    "guard.GuardSettings.",
+)
 
 
 def has_checkpoint(model_dir: str | Path) -> bool:

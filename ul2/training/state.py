@@ -21,6 +21,7 @@ from jax.sharding import Mesh
 
 from ul2.sharding.rules import DEFAULT_RULES, Rules, named_shardings, replicated
 from ul2.training import precision
+from ul2.training.guard import Guard
 from ul2.training.optimizers import ParamAxes
 
 Params = dict[str, Any]
@@ -33,6 +34,8 @@ class TrainState(NamedTuple):
     step: Any  # int32 scalar: updates done
     params: Params
     opt_state: Any
+    # A `Guard`, as JSON where it is just read; None: every update is made.
+    guard: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +118,16 @@ def abstract_state(
         _opt_state_shardings(abstract, params, mesh),
     )
     return abstract, shardings
+
+
+def guarded(
+    abstract: TrainState, shardings: TrainState, num_denoisers: int, mesh: Mesh
+) -> tuple[TrainState, TrainState]:
+    """Returns the same of a state whose updates are judged before they are made."""
+    guard = Guard.fresh(num_denoisers)
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), guard)
+    places = jax.tree.map(lambda _: replicated(mesh), guard)
+    return abstract._replace(guard=shapes), shardings._replace(guard=places)
 
 
 def state_of(

@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ul2 import axes
 from ul2.batch import Batch
+from ul2.models import probes
 from ul2.sharding.placement import batch_sharding, num_batch_shards
 from ul2.sharding.rules import (
     DEFAULT_RULES,
@@ -26,6 +27,7 @@ from ul2.sharding.rules import (
     mesh_axes,
     replicated,
 )
+from ul2.training.guard import Measured, Verdict, judge, select
 from ul2.training.losses import LossSums, chunk_columns, cross_entropy, zero_sums
 from ul2.training.precision import apply_updates, in_float32, tables_in_float32
 from ul2.training.state import ModelDef, Params, TrainState
@@ -48,6 +50,7 @@ class StepSums(NamedTuple):
     encoder_tokens: Int[Array, ""]  # not padding
     decoder_tokens: Int[Array, ""]
     columns: Int[Array, ""]  # padding or not, both sides
+    verdict: Verdict | None = None  # None: without a guard, the update was made
 
 
 class EvalSums(NamedTuple):
@@ -89,7 +92,7 @@ def make_train_step(
     """Returns the compiled update; it consumes (donates) the state it is given."""
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepSums]:
-        key = jax.random.fold_in(jax.random.key(settings.seed), state.step)
+        key = key_of_update(settings.seed, state.step)
         grads, sums = accumulate(model, state.params, batch, key, mesh, rules, settings)
         grads = in_float32(grads)
         if settings.loss_normalizer == "target_tokens":
@@ -98,7 +101,10 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         measured = _measure(state, batch, grads, sums, schedule)
         params = apply_updates(state.params, updates)
-        return TrainState(state.step + 1, params, opt_state), measured
+        new = TrainState(state.step + 1, params, opt_state, state.guard)
+        if state.guard is None:
+            return new, measured
+        return _guarded(new, state, sums, measured, settings)
 
     compiled = jax.jit(
         train_step,
@@ -106,7 +112,7 @@ def make_train_step(
         out_shardings=(state_shardings, replicated(mesh)),
         donate_argnums=0,
     )
-    return _OnMesh(compiled, mesh, rules)
+    return OnMesh(compiled, mesh, rules)
 
 
 class StepSettings(NamedTuple):
@@ -118,6 +124,34 @@ class StepSettings(NamedTuple):
     loss_normalizer: str
     z_loss: float
     loss_chunk: int | str  # columns, or `auto`
+    # Of a state that has a guard.
+    spike_threshold: float = 0.0
+    holds_spikes: bool = False
+
+
+def key_of_update(seed: int, step: Int[Array, ""]) -> Array:
+    """Returns what the dropout of an update is drawn from."""
+    return jax.random.fold_in(jax.random.key(seed), step)
+
+
+def _guarded(
+    new: TrainState,
+    old: TrainState,
+    sums: LossSums,
+    measured: StepSums,
+    settings: StepSettings,
+) -> tuple[TrainState, StepSums]:
+    """Returns the state after an update, or the one before, as the guard decides.
+
+    Chosen leaf by leaf, so the choice becomes part of the update of each array.
+    """
+    others = (sums.objective, measured.learning_rate, measured.param_norm)
+    judged_by = Measured(measured.loss, measured.tokens, measured.grad_norm, others)
+    guard, verdict = judge(
+        old.guard, judged_by, settings.spike_threshold, settings.holds_spikes
+    )
+    state: TrainState = select(verdict.made, new, old)
+    return state._replace(guard=guard), measured._replace(verdict=verdict)
 
 
 def accumulate(
@@ -134,7 +168,7 @@ def accumulate(
     def objective(
         params: Params, batch: Batch, key: Array
     ) -> tuple[Float[Array, ""], LossSums]:
-        sums, _ = _forward(
+        sums, _ = forward(
             model,
             params,
             batch,
@@ -199,7 +233,7 @@ def make_eval_step(
     """Returns the compiled evaluation of one batch, without dropout or z-loss."""
 
     def eval_step(params: Params, batch: Batch) -> EvalSums:
-        sums, correct = _forward(
+        sums, correct = forward(
             model,
             params,
             batch,
@@ -222,7 +256,7 @@ def make_eval_step(
         in_shardings=(param_shardings, batch_sharding(mesh, rules)),
         out_shardings=replicated(mesh),
     )
-    return _OnMesh(compiled, mesh, rules)
+    return OnMesh(compiled, mesh, rules)
 
 
 def _count_examples(
@@ -251,23 +285,25 @@ def _count_examples(
     return examples, none.at[owner].add(wrong == 0, mode="drop")
 
 
-class _OnMesh:
-    """A jitted step, traced where the logical names of activations mean something."""
+class OnMesh:
+    """A jitted function, traced where logical names of activations mean something."""
 
     def __init__(self, jitted: Any, mesh: Mesh, rules: Rules) -> None:
         self._jitted, self._mesh, self._rules = jitted, mesh, rules
 
     def __call__(self, *args: Any) -> Any:
+        """Calls it."""
         with logical_axes(self._mesh, self._rules):
             return self._jitted(*args)
 
     def lower(self, *args: Any) -> jax.stages.Lowered:
+        """Returns the program of these shapes, not compiled yet."""
         with logical_axes(self._mesh, self._rules):
             lowered: jax.stages.Lowered = self._jitted.lower(*args)
         return lowered
 
 
-def _forward(
+def forward(
     model: ModelDef,
     params: Params,
     batch: Batch,
@@ -278,9 +314,10 @@ def _forward(
     loss_chunk: int | str,
     row_shards: int,
 ) -> tuple[LossSums, Bool[Array, "B T"]]:
-    """Runs the model and its loss on one batch."""
+    """Runs the model and its loss on one batch; returns sums, and what is right."""
     module = model.merge(params)
     hidden = module(batch, dropout_key=dropout_key)
+    probes.probe("hidden states", hidden)
     rows, columns = batch.targets.shape
     chunk_length = chunk_columns(
         loss_chunk,
@@ -320,9 +357,15 @@ def _measure(
         weights=sums.weights,
         grad_norm=optax.tree.norm(grads),
         param_norm=optax.tree.norm(in_float32(state.params)),
-        learning_rate=jnp.asarray(schedule(state.step), jnp.float32),
+        learning_rate=jnp.asarray(schedule(_updates_made(state)), jnp.float32),
         examples=jnp.sum(jnp.max(decoder_ids, axis=1)),
         encoder_tokens=jnp.sum(encoder.segment_ids > 0) if encoder else zero,
         decoder_tokens=jnp.sum(decoder_ids > 0),
         columns=jnp.asarray(columns, jnp.int32),
     )
+
+
+def _updates_made(state: TrainState) -> Int[Array, ""]:
+    """Returns the updates that the optimizer has counted: not those left out."""
+    made: Array = state.step
+    return made if state.guard is None else made - state.guard.skipped

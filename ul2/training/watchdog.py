@@ -12,6 +12,7 @@ a scheduler can start the job again from its last checkpoint.
     step         an update, its collectives included
     evaluation   held-out batches
     save         writing a checkpoint, or waiting for the one before
+    diagnosis    finding what went bad in an update
 
 The first time in a phase compiles its program, so it may take four times as long; so
 may every evaluation, which may decode.
@@ -34,6 +35,7 @@ from ul2.sharding.processes import EXIT_RESTART
 from ul2.training.metrics import Clock
 
 START, DATA, STEP, EVALUATION, SAVE = "start", "data", "step", "evaluation", "save"
+DIAGNOSIS: Final = "diagnosis"
 # How much longer a phase may take that may compile or decode.
 _PATIENCE: Final = 4
 

@@ -15,8 +15,9 @@ import socket
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, Final, Protocol, TextIO
 
+import jax
 from absl import logging
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -24,6 +25,8 @@ from rich.progress import TimeRemainingColumn as Remaining
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
+
+METRICS: Final = "metrics.jsonl"
 
 Measurement = Mapping[str, Any]
 
@@ -109,6 +112,26 @@ class _Appended:
             with contextlib.suppress(OSError):
                 os.close(self._descriptor)
             self._descriptor = None
+
+
+def open_writers(
+    model_dir: str | Path, lines: str, prefix: str, restored_step: int
+) -> list[Writer]:
+    """Returns where measurements of a run are kept; the first host alone writes.
+
+    Args:
+        model_dir: of the run.
+        lines: name of the file of JSON lines.
+        prefix: of the names in TensorBoard.
+        restored_step: measurements of later steps are forgotten.
+    """
+    if jax.process_index() != 0:
+        return []
+    model_dir = Path(model_dir)
+    return [
+        JsonLines(model_dir / lines, restored_step),
+        TensorBoard(model_dir / "tensorboard", prefix, restored_step),
+    ]
 
 
 class JsonLines:
@@ -256,7 +279,8 @@ class ProgressLine:
 
 def summarize(measurement: Measurement) -> str:
     """Returns what a person looks at first."""
-    parts = [f"loss {measurement['loss']:.4f}"]
+    loss = measurement["loss"]
+    parts = ["update skipped" if loss is None else f"loss {loss:.4f}"]
     if measurement.get("tokens_per_second"):
         parts.append(f"{measurement['tokens_per_second']:,.0f} tokens/s")
     if measurement.get("mfu"):

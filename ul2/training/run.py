@@ -1,0 +1,143 @@
+"""What a run is made of, and what is compiled of it."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optax
+from jax.sharding import Mesh
+
+from ul2.batch import Batch
+from ul2.sharding.rules import DEFAULT_RULES, Rules
+from ul2.training.checkpoints import Batches
+from ul2.training.diagnosis import Diagnoser
+from ul2.training.optimizers import Optimizer
+from ul2.training.origin import Origin
+from ul2.training.state import (
+    MakeModel,
+    Params,
+    abstract_state,
+    define_model,
+    guarded,
+)
+from ul2.training.step import (
+    EvalStep,
+    StepSettings,
+    TrainStep,
+    make_eval_step,
+    make_train_step,
+)
+from ul2.vocab import Vocab
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """Everything a run is made of but its settings.
+
+    Attributes:
+        model_dir: where checkpoints, metrics and TensorBoard events go.
+        make_model: `make_model(rngs=...)`; called inside a compiled function.
+        optimizer: `optimizer(schedule, param_axes)`, e.g. `adafactor` itself.
+        schedule: learning rate as a function of updates done.
+        mesh: the devices.
+        batches: this host's rows, without end.
+        denoiser_names: index i names `denoiser_ids == i`.
+        vocab: saved with, and compared against, every checkpoint.
+        config_text: the operative configuration, saved with every checkpoint.
+        eval_batches: makes the same held-out batches each time; None for none.
+        mixture: the denoisers as JSON values, saved with every checkpoint.
+        model: what `make_model` makes, as `models.architectures.to_json` writes it;
+            saved with every checkpoint. None for a model that is not one of those.
+        origin: what a new run starts from; None for random parameters.
+        keep_optimizer: go on with the origin's optimizer too.
+        rules: logical axis to mesh axis.
+        show_progress: tell a person how it goes.
+        label: what a person is told it is, where there are several.
+        score_params: measures parameters in further ways when they are evaluated,
+            e.g. decodes and scores the answers.
+    """
+
+    model_dir: str | Path
+    make_model: MakeModel
+    optimizer: Optimizer
+    schedule: optax.Schedule
+    mesh: Mesh
+    batches: Batches
+    denoiser_names: Sequence[str]
+    vocab: Vocab
+    config_text: str
+    eval_batches: Callable[[], Iterable[Batch]] | None = None
+    mixture: Any = None
+    model: dict[str, Any] | None = None
+    origin: Origin | None = None
+    keep_optimizer: bool = False
+    rules: Rules = dataclasses.field(default_factory=lambda: DEFAULT_RULES)
+    show_progress: bool = True
+    label: str = ""
+    score_params: Callable[[Params], Mapping[str, float]] | None = None
+
+
+class Programs:
+    """The model and what is compiled of it; runs that differ in data alone share it.
+
+    Args:
+        run: any of those runs.
+        settings: of the steps of all of them.
+    """
+
+    def __init__(self, run: Run, settings: StepSettings) -> None:
+        self.model = define_model(run.make_model)
+        self.optimizer = run.optimizer(run.schedule, self.model.param_axes)
+        self.abstract, self.shardings = abstract_state(
+            run.make_model, self.optimizer, run.mesh, run.rules
+        )
+        self._run, self._settings = run, settings
+        _, self._guarded_shardings = guarded(
+            self.abstract, self.shardings, len(run.denoiser_names), run.mesh
+        )
+        self.train_step = functools.cache(self._make_train_step)
+
+    def _make_train_step(self, prior_steps: int) -> TrainStep:
+        """Returns the update of an optimizer that had done so many before."""
+        run = self._run
+        return make_train_step(
+            self.model,
+            self.optimizer,
+            _shifted(run.schedule, prior_steps),
+            run.mesh,
+            run.rules,
+            state_shardings=self._guarded_shardings,
+            settings=self._settings,
+        )
+
+    @functools.cached_property
+    def diagnose(self) -> Diagnoser:
+        """Finds what went bad in an update."""
+        return Diagnoser(
+            self.model,
+            self._run.mesh,
+            self._run.rules,
+            param_shardings=self.shardings.params,
+            settings=self._settings,
+        )
+
+    @functools.cached_property
+    def eval_step(self) -> EvalStep:
+        """The evaluation of one batch."""
+        run = self._run
+        return make_eval_step(
+            self.model,
+            run.mesh,
+            run.rules,
+            param_shardings=self.shardings.params,
+            num_denoisers=len(run.denoiser_names),
+            vocab_size=run.vocab.padded_size,
+            loss_chunk=self._settings.loss_chunk,
+        )
+
+
+def _shifted(schedule: optax.Schedule, prior_steps: int) -> optax.Schedule:
+    """Returns the schedule as a function of this run's updates."""
+    return (lambda step: schedule(step + prior_steps)) if prior_steps else schedule
