@@ -305,8 +305,9 @@ def train(recipe: Recipe, *, show_progress: bool = True) -> loop.TrainSummary:
         return _search(parts, candidates)
     run = parts.make(data, recipe.model_dir)
     seek_start(recipe, start, run.batches)
-    parts.begin(recipe.model_dir)
-    return loop.train(run, recipe.settings)
+    with run_directory.claimed(recipe.model_dir):
+        parts.begin(recipe.model_dir)
+        return loop.train(run, recipe.settings)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -410,11 +411,12 @@ def _search(parts: _Parts, candidates: Mapping[str, RunData]) -> loop.TrainSumma
     some = search.chosen or next(iter(candidates))
     run = parts.make(candidates[some], recipe.model_dir)
     seek_start(recipe, parts.start, run.batches)
-    parts.begin(recipe.model_dir)
-    programs = loop.Programs(run, settings)
-    trials = {name: functools.partial(trial, name) for name in candidates}
-    stopped = search.run(trials, settings, programs)
-    if stopped is None:
-        run = parts.make(candidates[str(search.chosen)], recipe.model_dir)
-        stopped = loop.train(run, settings, programs=programs)
+    with run_directory.claimed(recipe.model_dir):
+        parts.begin(recipe.model_dir)
+        programs = loop.Programs(run, settings)
+        trials = {name: functools.partial(trial, name) for name in candidates}
+        stopped = search.run(trials, settings, programs)
+        if stopped is None:
+            run = parts.make(candidates[str(search.chosen)], recipe.model_dir)
+            stopped = loop.train(run, settings, programs=programs)
     return dataclasses.replace(stopped, modes=search.report)

@@ -25,6 +25,7 @@ is one of several (`read_environment`).
 import dataclasses
 import glob
 import importlib.util
+import itertools
 import os
 import re
 import socket
@@ -45,6 +46,11 @@ _PATIENCE: Final = "UL2_JOIN_SECONDS"
 # What a job's port is taken from where nobody names one: jax's ranges.
 _SLURM_FIRST_PORT, _SLURM_PORTS = 61440, 4096
 _TPU_PORT: Final = 8482
+# Longer than process 0 may wait for a lock.
+_SAID_MILLISECONDS: Final = 600_000
+_EMPTY: Final = "-"
+# jax keeps what was said under a key for as long as the job lives.
+_numbers = itertools.count()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,6 +210,26 @@ def wait_briefly(what: str, seconds: float) -> bool:
     except RuntimeError:  # jax's own errors are RuntimeErrors
         return False
     return True
+
+
+def said_by_first(about: str, text: str) -> str:
+    """Returns what process 0 gives, on every process; all must call it.
+
+    Args:
+        about: what it is about; asked equally often by all.
+        text: of process 0, which alone counts.
+    """
+    client = _client()
+    if client is None:
+        return text
+    import jax
+
+    key = f"ul2/said/{about}/{next(_numbers)}"
+    if jax.process_index() == 0:
+        client.key_value_set(key, text or _EMPTY)
+        return text
+    said: str = client.blocking_key_value_get(key, _SAID_MILLISECONDS)
+    return "" if said == _EMPTY else said
 
 
 def _first(environment: Environment, names: tuple[str, ...]) -> str | None:

@@ -1,8 +1,10 @@
 """The files of a run beside its checkpoints: what it is, and that it stays so."""
 
+import contextlib
 import os
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -10,10 +12,13 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from ul2.lock import Lock
+from ul2.sharding import processes
 from ul2.training.checkpoints import CHECKPOINTS, checkpoints_dir, is_step_dir
 
 CONFIG: Final = "config.gin"
 TOKENIZER: Final = "tokenizer.model"
+LOCK: Final = ".lock"
 _LOOKS, _LOOK_AGAIN_SECONDS = 10, 0.5
 # What may change while a run goes on. Everything else is what the run is.
 _MAY_CHANGE: Final = frozenset(
@@ -121,6 +126,32 @@ def check_writable(model_dir: str | Path) -> None:
             f"cannot write to {model_dir}: {nearest} is no directory that you may "
             "write to; choose another MODEL_DIR."
         )
+
+
+@contextlib.contextmanager
+def claimed(model_dir: str | Path) -> Iterator[None]:
+    """Keeps other runs out of a directory; the first process alone holds its lock.
+
+    Call it on all of them.
+
+    Raises:
+        ValueError: another run works in it; raised by all.
+    """
+    lock = Lock(
+        Path(model_dir) / LOCK, what=f"{model_dir}", instead="choose another MODEL_DIR"
+    )
+    refusal = ""
+    with contextlib.ExitStack() as stack:
+        if jax.process_index() == 0:
+            try:
+                Path(model_dir).mkdir(parents=True, exist_ok=True)
+                stack.enter_context(lock)
+            except (ValueError, OSError) as error:
+                refusal = str(error)
+        refusal = processes.said_by_first("is the run directory free?", refusal)
+        if refusal:
+            raise ValueError(refusal)
+        yield
 
 
 def keep(model_dir: str | Path, name: str, content: bytes) -> None:
