@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -347,7 +347,7 @@ class _Parts:
             score_params=self._scorer(data),
         )
 
-    def _scorer(self, data: RunData) -> Callable[[Any], Mapping[str, float]] | None:
+    def _scorer(self, data: RunData) -> DecodedMetrics | None:
         """Returns what decodes held-out examples and scores the answers, if asked to.
 
         Raises:

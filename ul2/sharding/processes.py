@@ -28,6 +28,7 @@ import importlib.util
 import itertools
 import os
 import re
+import signal
 import socket
 from collections.abc import Mapping
 from typing import Any, Final
@@ -154,8 +155,7 @@ def join(environment: Environment = os.environ) -> Joined | None:
     patience = _read_seconds(environment, _PATIENCE, 300)
     # Only read where the devices are CPUs.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    # It would swallow a SIGTERM that comes before the loop listens for one.
-    jax.config.update("jax_enable_preemption_service", False)
+    listens = signal.getsignal(signal.SIGTERM)
     try:
         jax.distributed.initialize(
             cluster.coordinator,
@@ -173,6 +173,9 @@ def join(environment: Environment = os.environ) -> Joined | None:
             f"{_first_line(error)}; look whether all of them run, and whether that "
             f"address can be reached ({_COORDINATOR[0]}, {_PATIENCE})."
         ) from None
+    # jax's preemption service takes SIGTERM for itself, and would keep it until the
+    # loop asks for it: minutes, in which there is nothing to save.
+    signal.signal(signal.SIGTERM, listens or signal.SIG_DFL)
     local, total = jax.local_device_count(), jax.device_count()
     return Joined(
         cluster.index,

@@ -4,6 +4,9 @@
         place the next batch, dispatch the update, read the metrics of the update
         before, evaluate, save; the best by an evaluation is saved at once, and kept
 
+A signal ends it after the step at hand, or between two batches of an evaluation, which
+is then made when the run goes on.
+
 `step` counts updates done. The loop makes exactly `total_steps` updates, and a
 checkpoint is named after the update it follows. Nothing here knows about
 configuration files, tokenizers or the shape of a model.
@@ -25,13 +28,17 @@ from jax.sharding import Mesh
 from ul2.batch import Batch
 from ul2.sharding.placement import place
 from ul2.sharding.rules import DEFAULT_RULES, Rules
-from ul2.training.best import EVALUATIONS, BestRecord
 from ul2.training.checkpoints import (
     Batches,
     Checkpoints,
     Contract,
 )
-from ul2.training.evaluate import evaluate
+from ul2.training.evaluate import (
+    Evaluation,
+    EvaluationStoppedError,
+    Score,
+    evaluate,
+)
 from ul2.training.losses import AUTO
 from ul2.training.metrics import Clock, Metrics, multiplied_params
 from ul2.training.optimizers import Optimizer
@@ -174,7 +181,8 @@ class Run:
         show_progress: tell a person how it goes.
         label: what a person is told it is, where there are several.
         score_params: measures parameters in further ways when they are evaluated,
-            e.g. decodes and scores the answers.
+            e.g. decodes and scores the answers; calls its second argument now and
+            then, which raises when the run shall stop.
     """
 
     model_dir: str | Path
@@ -194,7 +202,9 @@ class Run:
     rules: Rules = dataclasses.field(default_factory=lambda: DEFAULT_RULES)
     show_progress: bool = True
     label: str = ""
-    score_params: Callable[[Params], Mapping[str, float]] | None = None
+    score_params: Callable[[Params, Callable[[], None]], Mapping[str, float]] | None = (
+        None
+    )
 
 
 class Programs:
@@ -275,7 +285,7 @@ def _train(
     clock: Clock,
 ) -> TrainSummary:
     """Does what `train` says, and tells the watchdog what it is doing."""
-    best: BestRecord | None = None
+    evaluation: Evaluation | None = None
     checkpoints = Checkpoints(
         run.model_dir,
         keep=settings.keep_checkpoints,
@@ -287,16 +297,20 @@ def _train(
             mixture=run.mixture,
             model=run.model,
         ),
-        best=lambda: best.step if best else None,
+        best=lambda: evaluation.best_step if evaluation else None,
     )
     state, prior_steps = _first_state(run, settings, programs, checkpoints)
     first_step = int(state.step)
     watchdog.moved(first_step)
-    if settings.best_metric is not None and run.eval_batches is not None:
-        best = BestRecord(run.model_dir, settings.best_metric, first_step)
     _tell_prior_steps(run, settings, prior_steps)
     train_step = programs.train_step(prior_steps)
-    evaluation = _Evaluation(run, programs, first_step)
+    evaluation = Evaluation(
+        _scorer(run, programs),
+        run.model_dir,
+        first_step,
+        is_due=_is_due(first_step, settings.eval_every_steps, settings.total_steps),
+        best_metric=settings.best_metric,
+    )
     metrics = Metrics(
         denoiser_names=run.denoiser_names,
         log_every_steps=settings.log_every_steps,
@@ -313,41 +327,49 @@ def _train(
             position = run.batches.position()
             checkpoints.save(step, state, position, prior_steps=prior_steps)
 
+    def evaluate_and_save(step: int, state: TrainState) -> None:
+        is_best = False
+        if _is_due(step, settings.eval_every_steps, settings.total_steps):
+            with watchdog.phase(EVALUATION), metrics.paused():
+                is_best = evaluation.run(step, state.params, preemption.requested)
+        if is_best or _is_due(step, settings.save_every_steps, settings.total_steps):
+            save(step, state)
+        if is_best:
+            # Only now: until the new one is there, the old one is kept.
+            evaluation.accept_best()
+
     with (
+        Preemption(run.mesh) as preemption,
         contextlib.closing(checkpoints),
         contextlib.closing(evaluation),
         contextlib.closing(metrics),
-        Preemption(run.mesh) as preemption,
     ):
-        step = first_step
-        while step < settings.total_steps and not preemption.requested():
-            with watchdog.phase(DATA):
-                rows = metrics.wait_for(run.batches.__next__)
-            batch = place(rows, run.mesh, run.rules, settings.microbatches)
-            state, sums = train_step(state, batch)
-            step += 1
-            watchdog.moved(step)
-            metrics.record(step, sums)
-            is_best = False
-            if _is_due(step, settings.eval_every_steps, settings.total_steps):
-                with watchdog.phase(EVALUATION), metrics.paused():
-                    evaluation.run(step, state.params)
-                is_best = best is not None and best.is_better(evaluation.last)
-            if is_best or _is_due(
-                step, settings.save_every_steps, settings.total_steps
-            ):
-                save(step, state)
-            # Only now: until the new one is there, the old one is kept.
-            if is_best and best is not None:
-                best.accept(evaluation.last)
-        preempted = step < settings.total_steps
+        step, preempted = first_step, False
+        try:
+            if evaluation.is_missing:
+                evaluate_and_save(step, state)
+            while step < settings.total_steps and not preempted:
+                with watchdog.phase(DATA):
+                    rows = metrics.wait_for(run.batches.__next__)
+                batch = place(rows, run.mesh, run.rules, settings.microbatches)
+                state, sums = train_step(state, batch)
+                step += 1
+                preemption.listen()
+                watchdog.moved(step)
+                metrics.record(step, sums)
+                evaluate_and_save(step, state)
+                preempted = step < settings.total_steps and preemption.requested(step)
+        except EvaluationStoppedError:
+            preempted = True
         if preempted:
+            preemption.saving()
             save(step, state)
             logging.warning("stopped by a signal; saving step %d.", step)
         with watchdog.phase(SAVE):
             checkpoints.wait()
-    chosen = best.to_json() if best else None
-    return TrainSummary(step, metrics.last, evaluation.last, preempted, chosen)
+    return TrainSummary(
+        step, metrics.last, evaluation.last, preempted, evaluation.best_to_json()
+    )
 
 
 def _tell_prior_steps(run: Run, settings: TrainSettings, prior_steps: int) -> None:
@@ -450,39 +472,23 @@ def _train_writers(
     return writers
 
 
-class _Evaluation:
-    """The held-out batches, the compiled step that scores them, and its writers."""
+def _scorer(run: Run, programs: Programs) -> Score | None:
+    """Returns what measures parameters on the held-out batches, if there are any."""
+    make_batches = run.eval_batches
+    if make_batches is None:
+        return None
 
-    def __init__(self, run: Run, programs: Programs, restored_step: int) -> None:
-        self._run = run
-        self._step = programs.eval_step
-        self._writers: list[Writer] = []
-        if run.eval_batches is not None and jax.process_index() == 0:
-            model_dir = Path(run.model_dir)
-            self._writers = [
-                JsonLines(model_dir / EVALUATIONS, restored_step),
-                TensorBoard(model_dir / "tensorboard", "eval", restored_step),
-            ]
-        self.last: dict[str, Any] = {}
-
-    def run(self, step: int, params: Params) -> None:
-        """Scores the held-out batches, if there are any."""
-        if self._run.eval_batches is None:
-            return
+    def score(params: Params, check: Callable[[], None]) -> dict[str, Any]:
         scores = evaluate(
-            self._step,
+            programs.eval_step,
             params,
-            self._run.eval_batches(),
-            lambda rows: place(rows, self._run.mesh, self._run.rules),
-            self._run.denoiser_names,
+            make_batches(),
+            lambda rows: place(rows, run.mesh, run.rules),
+            run.denoiser_names,
+            before_batch=check,
         )
-        if self._run.score_params is not None:
-            scores |= self._run.score_params(params)
-        self.last = {"step": step, **scores}
-        for writer in self._writers:
-            writer.write(self.last)
+        if run.score_params is not None:
+            scores |= run.score_params(params, check)
+        return scores
 
-    def close(self) -> None:
-        """Closes the writers."""
-        for writer in self._writers:
-            writer.close()
+    return score

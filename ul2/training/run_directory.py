@@ -146,8 +146,10 @@ def claimed(model_dir: str | Path) -> Iterator[None]:
             try:
                 Path(model_dir).mkdir(parents=True, exist_ok=True)
                 stack.enter_context(lock)
-            except (ValueError, OSError) as error:
+            except ValueError as error:
                 refusal = str(error)
+            except OSError as error:
+                refusal = _cannot_write(model_dir, error)
         refusal = processes.said_by_first("is the run directory free?", refusal)
         if refusal:
             raise ValueError(refusal)
@@ -169,9 +171,11 @@ def keep(model_dir: str | Path, name: str, content: bytes) -> None:
         partial.write_bytes(content)
         partial.replace(model_dir / name)
     except OSError as error:
-        raise ValueError(
-            f"cannot write to {model_dir}: {error.strerror}; choose another MODEL_DIR."
-        ) from None
+        raise ValueError(_cannot_write(model_dir, error)) from None
+
+
+def _cannot_write(model_dir: str | Path, error: OSError) -> str:
+    return f"cannot write to {model_dir}: {error.strerror}; choose another MODEL_DIR."
 
 
 def check_shared(model_dir: str | Path) -> None:
