@@ -62,6 +62,11 @@ def test_two_processes_train_as_one(tmp_path, one_device):
     step, preempted = reports[0]["stopped"]
     assert preempted and step < 6
     assert (tmp_path / "stopped" / "checkpoints" / str(step)).is_dir()
+    # And so they did where jax itself passed the notice on.
+    assert reports[0]["noticed"] == reports[1]["noticed"]
+    step, preempted = reports[0]["noticed"]
+    assert preempted and step < 400
+    assert (tmp_path / "noticed" / "checkpoints" / str(step)).is_dir()
 
 
 def test_training_imports_no_tensorflow_gin_or_seqio(tmp_path):

@@ -22,6 +22,7 @@ Nothing here imports jax before `join`, so that a command can find out first whe
 is one of several (`read_environment`).
 """
 
+import contextlib
 import dataclasses
 import glob
 import importlib.util
@@ -30,6 +31,7 @@ import os
 import re
 import signal
 import socket
+import threading
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -233,6 +235,42 @@ def said_by_first(about: str, text: str) -> str:
         return text
     said: str = client.blocking_key_value_get(key, _SAID_MILLISECONDS)
     return "" if said == _EMPTY else said
+
+
+def exchange(about: str, text: str, seconds: float) -> dict[str, str | None]:
+    """Tells the other processes something, and returns what each has told so far.
+
+    Waits for nobody, and never for longer than some seconds: process 0, where all is
+    kept, may be the one that hangs.
+
+    Returns:
+        By name of each other process; None for one that has told nothing, or last "".
+    """
+    client = _client()
+    if client is None:
+        return {}
+    import jax
+
+    index, found = jax.process_index(), dict[str, str]()
+
+    def ask() -> None:
+        with contextlib.suppress(RuntimeError):  # jax's own errors are RuntimeErrors
+            key = f"ul2/{about}/{index}"
+            client.key_value_set(key, text or _EMPTY, allow_overwrite=True)
+            found.update(client.key_value_dir_get(f"ul2/{about}/"))
+            found.update(client.key_value_dir_get("ul2/host/"))
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(seconds)
+    told: dict[str, str | None] = {}
+    for other in range(jax.process_count()):
+        if other != index:
+            host = found.get(f"ul2/host/{other}")
+            name = f"process {other}" + (f" on {host}" if host else "")
+            said = found.get(f"ul2/{about}/{other}")
+            told[name] = None if said == _EMPTY else said
+    return told
 
 
 def _first(environment: Environment, names: tuple[str, ...]) -> str | None:

@@ -323,14 +323,14 @@ def _train(
     def save(step: int, state: TrainState) -> None:
         # First, so that the lines of a saved step are never missing.
         metrics.flush()
-        with watchdog.phase(SAVE), metrics.paused():
+        with metrics.paused(), watchdog.phase(SAVE):
             position = run.batches.position()
             checkpoints.save(step, state, position, prior_steps=prior_steps)
 
     def evaluate_and_save(step: int, state: TrainState) -> None:
         is_best = False
         if _is_due(step, settings.eval_every_steps, settings.total_steps):
-            with watchdog.phase(EVALUATION), metrics.paused():
+            with metrics.paused(), watchdog.phase(EVALUATION):
                 is_best = evaluation.run(step, state.params, preemption.requested)
         if is_best or _is_due(step, settings.save_every_steps, settings.total_steps):
             save(step, state)
