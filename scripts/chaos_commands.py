@@ -26,7 +26,6 @@ TINY = {
     "TARGETS_LENGTH": 32,
     "BATCH_SIZE": 16,
     "MESH": "data=1",
-    "TOTAL_STEPS": 60,
     "SAVE_EVERY_STEPS": 4,
     "KEEP_CHECKPOINTS": 2,
     "EVAL_EVERY_STEPS": 12,
@@ -232,10 +231,10 @@ def _read_run(run: Path) -> dict[str, Any]:
     return found
 
 
-def make_commands(work: Path) -> tuple[Command, ...]:
-    """Returns the commands; all but the first two use what those made undisturbed."""
+def make_commands(work: Path, train_steps: int) -> tuple[Command, ...]:
+    """Returns the commands; all but the first use what others made undisturbed."""
     ready = work / "undisturbed"
-    macros = {"DATA": ready / "store", **TINY}
+    macros = {"DATA": ready / "store", "TOTAL_STEPS": train_steps, **TINY}
     files = ("models/enc_dec_tiny", "objectives/ul2", "runs/pretrain")
     recipe = [f"--gin_file=configs/{name}.gin" for name in files]
     recipe += [f"--gin.{name}={value}" for name, value in macros.items()]

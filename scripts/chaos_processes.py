@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-POLL_SECONDS = 0.0005
+POLL_SECONDS = 0.001
 
 
 def fork(work: Callable[[], int], log: Path) -> int:

@@ -101,8 +101,8 @@ class TokenStoreWriter:
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._lock)
             self._put_back()
-            self._check_target()
             shutil.rmtree(self._partial, ignore_errors=True)
+            self._check_target()
             self._partial.mkdir()
             self._held = stack.pop_all()
         return self
