@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from tolerances import REORDERED_SUM_ATOL, REORDERED_SUM_RTOL
 from wiring_toys import flags, make_store
 
 from ul2 import cli
+from ul2.lock import Lock
 
 ROOT = Path(__file__).parents[1]
 HEARTBEAT_SECONDS = 10
@@ -151,6 +153,62 @@ def test_death_of_a_process_ends_the_other_and_the_job_goes_on(store, tmp_path, 
         whole = tmp_path / "whole"
         assert cli.main(recipe(store, whole, TOTAL_STEPS=steps)) == 0
         assert_same_curve(run, whole)
+
+
+@pytest.mark.slow
+def test_preempted_hosts_save_the_same_step_and_ask_to_be_started_again(
+    store, tmp_path
+):
+    run = tmp_path / "run"
+    rare = {"SAVE_EVERY_STEPS": 100_000, "TOTAL_STEPS": 100_000, "MESH": "fsdp=2"}
+    processes = start(2, recipe(store, run, **rare))
+    while not (run / "metrics.jsonl").is_file() or not read_lines(run):
+        assert [process.poll() for process in processes] == [None, None]
+        time.sleep(0.02)
+    for process in processes * 2:  # some launchers are in a hurry
+        process.terminate()
+    codes, _, errors = finish(processes)
+    assert codes == [75, 75], "\n".join(errors)
+    (saved,) = (run / "checkpoints").iterdir()
+    assert int(saved.name) == read_lines(run)[-1]["step"]
+    assert "the same command goes on from here" in errors[0]
+    assert not (run / ".lock").exists()
+
+
+@pytest.mark.slow
+def test_process_that_hangs_is_named_by_the_one_that_waits_for_it(
+    store, tmp_path, monkeypatch
+):
+    # jax would otherwise miss its heartbeat first.
+    monkeypatch.setitem(globals(), "HEARTBEAT_SECONDS", 100)
+    run = tmp_path / "run"
+    endless = {"TOTAL_STEPS": 100_000, "STALL_SECONDS": 3, "MESH": "fsdp=2"}
+    waiting, hanging = start(2, recipe(store, run, **endless))
+    while not (run / "checkpoints" / "4").is_dir():
+        assert waiting.poll() is None and hanging.poll() is None
+        time.sleep(0.02)
+    children = Path(f"/proc/{hanging.pid}/task/{hanging.pid}/children")
+    os.kill(int(children.read_text()), signal.SIGSTOP)
+    codes, _, errors = finish([waiting])
+    hanging.kill()
+    finish([hanging])
+    assert codes == [75]
+    who = socket.gethostname()
+    last = errors[0].strip().splitlines()[-1]
+    assert f"error: process 0 of 2 on {who}: collective has stood still" in last
+    assert f"(process 1 on {who}: says nothing); the process ends" in last
+
+
+@pytest.mark.slow
+def test_second_job_in_the_directory_of_a_live_one_is_refused_by_all(store, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    with Lock(run / ".lock", what="it", instead="wait"):
+        codes, _, errors = finish(start(2, recipe(store, run, MESH="fsdp=2")))
+    assert codes == [2, 2], "\n".join(errors)
+    for text in errors:
+        assert f"{run} is in use by process {os.getpid()} on " in text
+    assert os.listdir(run) == []
 
 
 @pytest.mark.slow

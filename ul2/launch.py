@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -306,8 +306,9 @@ def train(recipe: Recipe, *, show_progress: bool = True) -> loop.TrainSummary:
         return _search(parts, candidates)
     run = parts.make(data, recipe.model_dir)
     seek_start(recipe, start, run.batches)
-    parts.begin(recipe.model_dir)
-    return loop.train(run, recipe.settings)
+    with run_directory.claimed(recipe.model_dir):
+        parts.begin(recipe.model_dir)
+        return loop.train(run, recipe.settings)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -347,7 +348,7 @@ class _Parts:
             score_params=self._scorer(data),
         )
 
-    def _scorer(self, data: RunData) -> Callable[[Any], Mapping[str, float]] | None:
+    def _scorer(self, data: RunData) -> DecodedMetrics | None:
         """Returns what decodes held-out examples and scores the answers, if asked to.
 
         Raises:
@@ -411,11 +412,13 @@ def _search(parts: _Parts, candidates: Mapping[str, RunData]) -> loop.TrainSumma
     some = search.chosen or next(iter(candidates))
     run = parts.make(candidates[some], recipe.model_dir)
     seek_start(recipe, parts.start, run.batches)
-    parts.begin(recipe.model_dir)
-    programs = Programs(run, loop.step_settings(settings, len(run.denoiser_names)))
-    trials = {name: functools.partial(trial, name) for name in candidates}
-    stopped = search.run(trials, settings, programs)
-    if stopped is None:
-        run = parts.make(candidates[str(search.chosen)], recipe.model_dir)
-        stopped = loop.train(run, settings, programs=programs)
+    with run_directory.claimed(recipe.model_dir):
+        parts.begin(recipe.model_dir)
+        compiled = loop.step_settings(settings, len(run.denoiser_names))
+        programs = Programs(run, compiled)
+        trials = {name: functools.partial(trial, name) for name in candidates}
+        stopped = search.run(trials, settings, programs)
+        if stopped is None:
+            run = parts.make(candidates[str(search.chosen)], recipe.model_dir)
+            stopped = loop.train(run, settings, programs=programs)
     return dataclasses.replace(stopped, modes=search.report)

@@ -81,7 +81,7 @@ def test_command_that_answered_nothing_stands_in_nobodys_way(output):
 def test_two_processes_do_not_mix_their_lines(output):
     with (
         Journal(output, 1, IDENTITY),
-        pytest.raises(ValueError, match="another process writes"),
+        pytest.raises(ValueError, match=r"out\.jsonl is in use by process \d+ on"),
         Journal(output, 1, IDENTITY),
     ):
         pass

@@ -72,6 +72,11 @@ def test_two_processes_train_as_one(tmp_path, one_device):
         assert report["stepped_over"] == [6, reports[0]["whole"]["loss"]]
     names = sorted(path.name for path in (tmp_path / "whole/checkpoints").iterdir())
     assert names == ["3", "6", "6.damaged"]
+    # And so they did where jax itself passed the notice on.
+    assert reports[0]["noticed"] == reports[1]["noticed"]
+    step, preempted = reports[0]["noticed"]
+    assert preempted and step < 400
+    assert (tmp_path / "noticed" / "checkpoints" / str(step)).is_dir()
 
 
 def test_training_imports_no_tensorflow_gin_or_seqio(tmp_path):

@@ -6,6 +6,7 @@ import pytest
 from training_toys import ToyBatches, make_settings, run_train
 
 from ul2.training import watchdog as module
+from ul2.training.checkpoints import Checkpoints
 from ul2.training.watchdog import DATA, EVALUATION, SAVE, Watchdog
 
 
@@ -91,12 +92,60 @@ def test_zero_waits_forever(monkeypatch):
         pass
 
 
-def test_data_that_do_not_come_are_named(tmp_path, one_device, monkeypatch):
+@pytest.fixture
+def said(monkeypatch):
+    """What the watchdog of a run says; it ends nothing."""
     said = []
     monkeypatch.setattr(Watchdog.__init__, "__kwdefaults__", {
         **Watchdog.__init__.__kwdefaults__, "say": said.append, "end": lambda: None
     })  # fmt: skip
+    return said
 
+
+def test_save_that_hangs_is_named(tmp_path, one_device, monkeypatch, said):
+    save = Checkpoints.save
+
+    def save_slowly(self, step, *args, **kwargs):
+        time.sleep(0.0 if step < 4 else 0.8)
+        save(self, step, *args, **kwargs)
+
+    monkeypatch.setattr(Checkpoints, "save", save_slowly)
+    settings = make_settings(eval_every_steps=0, save_every_steps=2, stall_seconds=0.4)
+    run_train(tmp_path, mesh=one_device, settings=settings)
+    assert any("save has stood still" in text and "at step 4" in text for text in said)
+
+
+def test_host_that_waits_for_others_says_collective_and_what_they_told(monkeypatch):
+    monkeypatch.setattr(module.jax, "process_count", lambda: 3)
+    now, said, told = [0.0], [], []
+
+    def exchange(line):
+        told.append(line)
+        return {"process 1 on b": "data at step 7", "process 2 on c": None}
+
+    dog = Watchdog(
+        10,
+        clock=lambda: now[0],
+        say=said.append,
+        end=lambda: None,
+        exchange=exchange,
+    )
+    for step in range(6, 9):
+        with dog.phase(DATA):
+            pass
+        dog.moved(step)
+    for seconds in (11, 10):
+        now[0] += seconds
+        dog.look()
+    assert told == ["collective at step 8"] * 2
+    dog.moved(9)
+    dog.look()
+    assert told[2:] == [""]  # what it told is no longer true
+    assert "collective has stood still for 21 seconds at step 8" in said[-1]
+    assert "(process 1 on b: data at step 7; process 2 on c: says nothing)" in said[-1]
+
+
+def test_data_that_do_not_come_are_named(tmp_path, one_device, said):
     def on_next(index):
         if index == 4:
             time.sleep(1.0)

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -45,6 +46,13 @@ def interrupt_this_process_alone(batch_index):
         os.kill(os.getpid(), signal.SIGTERM)
 
 
+def notify_jax_on_this_process_alone(batch_index):
+    """Sends the signal before the loop listens: jax hears it, and tells the others."""
+    if index == 1 and batch_index == 0:
+        os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.05)
+
+
 def eval_batches():
     rows = slice(4 * index, 4 * index + 4)
     return [jax.tree.map(lambda array: array[rows], make_batch(seed=1000))]
@@ -54,6 +62,12 @@ mesh = make_mesh("fsdp=2")
 changes = {"mesh": mesh, "eval_batches": eval_batches}
 # Compiled once for all runs.
 changes["programs"] = Programs(make_run(directory, **changes), make_settings())
+noticed = run_train(
+    directory / "noticed",
+    batches=HalfBatches(on_next=notify_jax_on_this_process_alone),
+    settings=make_settings(total_steps=400, eval_every_steps=0, save_every_steps=0),
+    mesh=mesh,
+)
 whole = run_train(directory / "whole", batches=HalfBatches(), **changes)
 resumed = run_train(directory / "whole", batches=HalfBatches(), **changes)
 stopped = run_train(
@@ -103,6 +117,7 @@ report = {
     "evaluation": whole.evaluation,
     "resumed": resumed.step,
     "stopped": [stopped.step, stopped.preempted],
+    "noticed": [noticed.step, noticed.preempted],
 }
 (directory / f"report{index}.json").write_text(json.dumps(report))
 jax.distributed.shutdown()

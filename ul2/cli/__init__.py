@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from ul2.cli import check, convert, infer, inspect, plan, tokenize, train
+from ul2.cli import check, convert, infer, inspect, plan, signals, tokenize, train
 from ul2.cli import eval as evaluate
 from ul2.cli.command import explain, say
 from ul2.sharding.processes import EXIT_RESTART
@@ -41,7 +41,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments is None:
+        # This process is the command's alone, not a test's or a notebook's.
+        signals.listen()
+        code = _main(sys.argv[1:])
+        signals.ignore()
+        return code
+    return _main(arguments)
+
+
+def _main(arguments: Sequence[str]) -> int:
     gin_flags, rest = _take_gin_flags(arguments)
     options = _parser().parse_args(rest)
     run: Callable[[argparse.Namespace], dict[str, Any]] = options.run
@@ -51,6 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.bindings = gin_flags
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     _quiet_libraries()
+    if options.run is not train.run:  # It may fork first.
+        signals.listen_while_compiling()
     try:
         report = run(options)
     except BaseException as error:

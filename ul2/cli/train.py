@@ -12,7 +12,7 @@ import traceback
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from ul2.cli import supervisor
+from ul2.cli import signals, supervisor
 from ul2.cli.command import (
     add_command,
     add_gin_files,
@@ -34,7 +34,7 @@ _LAST_SECONDS: Final = 1.0
 
 def add(commands: Any) -> None:
     """Adds the command and its flags."""
-    command = add_command(commands, "train", _run, "Train, or go on with a run.")
+    command = add_command(commands, "train", run, "Train, or go on with a run.")
     command.epilog = (
         "On several hosts start it on each: by SLURM, GKE or on a TPU VM they find "
         "each other; elsewhere set UL2_COORDINATOR=HOST:PORT, UL2_NUM_PROCESSES and "
@@ -44,10 +44,13 @@ def add(commands: Any) -> None:
     add_import_module(command)
 
 
-def _run(options: argparse.Namespace) -> dict[str, Any]:
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Trains; in a process that a parent watches over, where it is one of several."""
     if not processes.may_be_several():
+        signals.listen_while_compiling()
         return _train(options)
     notes = supervisor.split()
+    signals.listen_while_compiling()
     try:
         joined = processes.join()
         if joined is not None:

@@ -14,11 +14,13 @@ Example i of a store is example i of the task's split, as it is read.
 
 import array
 import dataclasses
+import glob
 import hashlib
 import json
 import os
 import re
 import shutil
+import socket
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Final
@@ -163,8 +165,11 @@ def write_store(
         ValueError: there is no example, or nothing can be written there.
     """
     path = Path(os.path.abspath(path))
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(
+        f".{path.name}.{socket.gethostname()}.{os.getpid()}.partial"
+    )
     try:
+        _throw_leftovers_away(path)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         manifest: dict[str, Any] = {
@@ -192,6 +197,25 @@ def write_store(
         ) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _throw_leftovers_away(path: Path) -> None:
+    """Removes what killed processes of this machine had begun."""
+    start = f".{path.name}.{socket.gethostname()}."
+    for partial in path.parent.glob(f"{glob.escape(start)}*.partial"):
+        number = partial.name.removeprefix(start).removesuffix(".partial")
+        if number.isdecimal() and not _is_alive(int(number)):
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 class _SideWriter:

@@ -3,8 +3,14 @@
 A store appears under its name only when it is complete: it is written beside its
 place, flushed to disk and renamed. Documents never cross a shard, and the same
 documents make the same bytes.
+
+    .STORE.lock       while somebody writes it
+    .STORE.partial    what is being written; after a kill, the next throws it away
+    .STORE.replaced   an older store that is just being replaced; after a kill, the next
+                      puts it back
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -24,6 +30,7 @@ from ul2.data.token_store import (
     ORIGIN,
     SPLITS,
 )
+from ul2.lock import Lock
 from ul2.vocab import Vocab
 
 TOKENIZER_FILE: Final = "tokenizer.model"
@@ -61,6 +68,13 @@ class TokenStoreWriter:
             ValueError: `path` is taken, or `vocab` is of another tokenizer.
         """
         self.path = Path(os.path.abspath(path))
+        self._lock = Lock(
+            self._beside("lock"), what=f"{self.path}", instead="choose another place"
+        )
+        self._partial, self._replaced = (
+            self._beside("partial"),
+            self._beside("replaced"),
+        )
         self.provenance: dict[str, Any] = {}
         self._overwrite = overwrite
         self._check_target()
@@ -76,12 +90,21 @@ class TokenStoreWriter:
         self._shard_tokens = shard_tokens
         self._sources: dict[str, int] = {}
         self._shards: dict[str, list[_ShardWriter]] = {name: [] for name in SPLITS}
-        self._partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
 
     def __enter__(self) -> Self:
+        """Begins the store.
+
+        Raises:
+            ValueError: another process writes it, or it is there by now.
+        """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(self._partial, ignore_errors=True)
-        self._partial.mkdir()
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._lock)
+            self._put_back()
+            shutil.rmtree(self._partial, ignore_errors=True)
+            self._check_target()
+            self._partial.mkdir()
+            self._held = stack.pop_all()
         return self
 
     def __exit__(
@@ -98,6 +121,7 @@ class TokenStoreWriter:
                 for shard in shards:
                     shard.close()
             shutil.rmtree(self._partial, ignore_errors=True)
+            self._held.close()
 
     def add(
         self,
@@ -144,6 +168,15 @@ class TokenStoreWriter:
     def num_tokens(self, split: str) -> int:
         """Returns how many tokens were added to `split`."""
         return sum(shard.num_tokens for shard in self._shards[split])
+
+    def _beside(self, role: str) -> Path:
+        return self.path.with_name(f".{self.path.name}.{role}")
+
+    def _put_back(self) -> None:
+        """Undoes half of the replacing of an older store, or what it left to do."""
+        if self._replaced.exists() and not self.path.exists():
+            os.rename(self._replaced, self.path)
+        shutil.rmtree(self._replaced, ignore_errors=True)
 
     def _check_target(self) -> None:
         """Refuses to write over anything but an empty directory or an older store."""
@@ -198,12 +231,11 @@ class TokenStoreWriter:
     def _rename(self) -> None:
         """Moves the finished store to its place, an older one out of the way."""
         self._check_target()
-        replaced = self.path.with_name(f".{self.path.name}.{os.getpid()}.replaced")
         if self.path.exists():
-            os.rename(self.path, replaced)
+            os.rename(self.path, self._replaced)
         os.rename(self._partial, self.path)
         _flush_directory(self.path.parent)
-        shutil.rmtree(replaced, ignore_errors=True)
+        shutil.rmtree(self._replaced, ignore_errors=True)
 
 
 class _ShardWriter:

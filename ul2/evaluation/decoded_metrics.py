@@ -96,20 +96,29 @@ class DecodedMetrics:
             decoding=DecodingSettings(),
         )
 
-    def __call__(self, params: Any) -> dict[str, float]:
-        """Returns the metrics of all tasks, and `task_metric`."""
+    def __call__(
+        self, params: Any, before_batch: Callable[[], None] = lambda: None
+    ) -> dict[str, float]:
+        """Returns the metrics of all tasks, and `task_metric`.
+
+        Args:
+            params: what is evaluated.
+            before_batch: may give up by an error.
+        """
         model = self._make_model(params)
         scores: dict[str, float] = {}
         chosen = []
         for one in self._tasks:
-            found = self._score(model, one)
+            found = self._score(model, one, before_batch)
             chosen.append(found[one.task.validation_metric])
             scores |= {
                 f"{one.task.name}/{name}": float(value) for name, value in found.items()
             }
         return {**scores, TASK_METRIC: float(statistics.mean(chosen))}
 
-    def _score(self, model: Model, one: DecodedTask) -> dict[str, float]:
+    def _score(
+        self, model: Model, one: DecodedTask, before_batch: Callable[[], None]
+    ) -> dict[str, float]:
         """Decodes the examples of one task, and returns its metrics."""
         settings, examples = self._settings, one.examples
         prompts = make_prompts(
@@ -119,5 +128,7 @@ class DecodedMetrics:
             settings.inputs_length_of(one.task),
             settings,
         )
-        predictions = generate(model, one.task, examples, prompts, settings)
+        predictions = generate(
+            model, one.task, examples, prompts, settings, before_batch=before_batch
+        )
         return one.task.score(examples, [answer.text for answer in predictions])

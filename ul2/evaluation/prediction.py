@@ -6,7 +6,7 @@ and metrics read it as if the model had written it.
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from ul2.decoding.settings import DecodingSettings
@@ -154,12 +154,24 @@ def generate(
     examples: Sequence[TextExample],
     prompts: Sequence[Prompt],
     settings: EvaluationSettings,
+    *,
+    before_batch: Callable[[], None] = lambda: None,
 ) -> list[Prediction]:
-    """Decodes an output of every example, or draws several and lets them vote."""
+    """Decodes an output of every example, or draws several and lets them vote.
+
+    Args:
+        model: decodes.
+        task: what is asked.
+        examples: of the task.
+        prompts: theirs.
+        settings: how to decode.
+        before_batch: may give up by an error.
+    """
     decoding = settings.decoding_of(task)
     predictions: list[Prediction | None] = [None] * len(examples)
     at_once = max(1, settings.batch_size // decoding.num_decodes)
     for numbers in _by_length(prompts, at_once):
+        before_batch()
         outputs = model.generate_from(
             [prompts[number] for number in numbers],
             decoding,

@@ -3,6 +3,7 @@
     out.jsonl.partial        number of a row, tab, its answer as JSON; in the order in
                              which rows were answered, on disk after every batch
     out.jsonl.partial.json   what the answers depend on; other settings are refused
+    out.jsonl.partial.lock   while somebody answers
     out.jsonl                all answers in the order of the rows: appears when complete
 
 Every line is written whole or is the last one; a torn last line is dropped.
@@ -10,12 +11,13 @@ Every line is written whole or is the last one; a torn last line is dropped.
 
 import array
 import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Final
+
+from ul2.lock import Lock
 
 _NOT_ANSWERED: Final = -1
 # JSON allows them inside a text; some readers of lines end a line there.
@@ -39,23 +41,27 @@ class Journal:
         self._partial = output.with_name(f"{output.name}.partial")
         self._sidecar = output.with_name(f"{output.name}.partial.json")
         self._identity = json.loads(json.dumps(identity))
+        # Two processes would mix their lines.
+        self._lock = Lock(
+            output.with_name(f"{output.name}.partial.lock"),
+            what=str(output),
+            instead="choose another --output",
+        )
         self._places = array.array("q", [_NOT_ANSWERED]) * num_rows
 
     def __enter__(self) -> "Journal":
         with _one_line_errors(self._partial):
             if self._output.is_dir():
                 raise ValueError(f"--output {self._output} is a directory.")
-            self._file: BinaryIO = self._partial.open("a+b")
-            try:
-                self._claim()
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(self._lock)
+                self._file: BinaryIO = stack.enter_context(self._partial.open("a+b"))
                 self._go_on()
-            except BaseException:
-                self._file.close()
-                raise
+                self._held = stack.pop_all()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._file.close()
+        self._held.close()
 
     @property
     def num_answered(self) -> int:
@@ -100,16 +106,6 @@ class Journal:
         for place in self._places:
             self._file.seek(place)
             yield self._file.readline().partition(b"\t")[2]
-
-    def _claim(self) -> None:
-        """Keeps other processes away: two of them would mix their lines."""
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"another process writes {self._partial}; wait for it, or choose "
-                "another --output."
-            ) from None
 
     def _go_on(self) -> None:
         """Reads what another run of the same command left, or begins anew."""

@@ -15,7 +15,7 @@ from typing import Any, Final
 from ul2.interop import certificate, huggingface, own, stablehlo, t5x_writing
 from ul2.interop.checkpoint import Checkpoint
 from ul2.interop.opening import open_checkpoint
-from ul2.interop.staging import Staging
+from ul2.interop.staging import Staging, claimed
 
 DTYPES: Final = ("float32", "bfloat16")
 Writer = Callable[[Checkpoint, Staging, str | None], None]
@@ -52,18 +52,19 @@ def convert(
     _give_freed_memory_back()
     certificate.check_card(source)
     plan = {"to": to, "dtype": dtype, "source": certificate.describe(source)}
-    staging = Staging(out, plan)
-    try:
-        WRITERS[to](source, staging, dtype)
-        report = _certified(source, to, staging.directory)
-        report |= {"dtype": dtype or "kept", "resumed": staging.resumed}
-        staging.commit()
-    except ValueError:
-        staging.discard()
-        raise
-    except OSError as error:
-        staging.discard()
-        raise ValueError(f"cannot write to {out}: {error.strerror}.") from None
+    with claimed(out):
+        staging = Staging(out, plan)
+        try:
+            WRITERS[to](source, staging, dtype)
+            report = _certified(source, to, staging.directory)
+            report |= {"dtype": dtype or "kept", "resumed": staging.resumed}
+            staging.commit()
+        except ValueError:
+            staging.discard()
+            raise
+        except OSError as error:
+            staging.discard()
+            raise ValueError(f"cannot write to {out}: {error.strerror}.") from None
     return {**report, "path": str(out)}
 
 

@@ -2,18 +2,38 @@
 
 A conversion that is killed leaves it behind; the same command goes on where it stopped.
 Another command, or one that fails, throws it away. The destination is not touched
-before everything is there.
+before everything is there. Two conversions to one place are kept apart by a lock.
 """
 
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from ul2.lock import Lock
+
 _PLAN: Final = ".plan.json"
 _DONE: Final = ".done"
+
+
+@contextlib.contextmanager
+def claimed(out: Path) -> Iterator[None]:
+    """Keeps other conversions away from a destination.
+
+    Raises:
+        ValueError: another one writes to it, or it cannot be written to.
+    """
+    beside = out.absolute().parent
+    try:
+        beside.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"cannot write to {out}: {error.strerror}.") from None
+    path = beside / f".{out.name}.lock"
+    with Lock(path, what=str(out), instead="choose another --out"):
+        yield
 
 
 class Staging:
@@ -49,8 +69,7 @@ class Staging:
                 kept.write_text(text)
         except OSError as error:
             raise ValueError(f"cannot write to {out}: {error.strerror}.") from None
-        done = self.directory / _DONE
-        self._finished = set(done.read_text().splitlines()) if done.is_file() else set()
+        self._finished = set(_whole_lines(self.directory / _DONE))
 
     def once(self, name: str, write: Callable[[], None]) -> None:
         """Calls `write` unless it has returned before; then notes that it has."""
@@ -72,3 +91,16 @@ class Staging:
     def discard(self) -> None:
         """Throws away what was written."""
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _whole_lines(file: Path) -> list[str]:
+    """Returns the lines of a file, and cuts off what a dying machine left of one.
+
+    Half a name can be the whole name of another array.
+    """
+    if not file.is_file():
+        return []
+    lines = file.read_bytes().splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith(b"\n")]
+    os.truncate(file, sum(map(len, whole)))
+    return [line.decode().rstrip("\n") for line in whole]

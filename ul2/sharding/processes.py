@@ -22,12 +22,16 @@ Nothing here imports jax before `join`, so that a command can find out first whe
 is one of several (`read_environment`).
 """
 
+import contextlib
 import dataclasses
 import glob
 import importlib.util
+import itertools
 import os
 import re
+import signal
 import socket
+import threading
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -49,6 +53,11 @@ _SLURM_FIRST_PORT, _SLURM_PORTS = 61440, 4096
 _TPU_PORT: Final = 8482
 # A week: whether others stand still is for the watchdog to judge.
 _FOREVER_MS: Final = 7 * 24 * 3600 * 1000
+# Longer than process 0 may wait for a lock.
+_SAID_MILLISECONDS: Final = 600_000
+_EMPTY: Final = "-"
+# jax keeps what was said under a key for as long as the job lives.
+_numbers = itertools.count()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,8 +161,7 @@ def join(environment: Environment = os.environ) -> Joined | None:
     patience = _read_seconds(environment, _PATIENCE, 300)
     # Only read where the devices are CPUs.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    # It would swallow a SIGTERM that comes before the loop listens for one.
-    jax.config.update("jax_enable_preemption_service", False)
+    listens = signal.getsignal(signal.SIGTERM)
     try:
         jax.distributed.initialize(
             cluster.coordinator,
@@ -171,6 +179,9 @@ def join(environment: Environment = os.environ) -> Joined | None:
             f"{_first_line(error)}; look whether all of them run, and whether that "
             f"address can be reached ({_COORDINATOR[0]}, {_PATIENCE})."
         ) from None
+    # jax's preemption service takes SIGTERM for itself, and would keep it until the
+    # loop asks for it: minutes, in which there is nothing to save.
+    signal.signal(signal.SIGTERM, listens or signal.SIG_DFL)
     local, total = jax.local_device_count(), jax.device_count()
     return Joined(
         cluster.index,
@@ -252,6 +263,62 @@ class Exchange:
         from jax._src import distributed
 
         return int(distributed.global_state.process_id)
+
+
+def said_by_first(about: str, text: str) -> str:
+    """Returns what process 0 gives, on every process; all must call it.
+
+    Args:
+        about: what it is about; asked equally often by all.
+        text: of process 0, which alone counts.
+    """
+    client = _client()
+    if client is None:
+        return text
+    import jax
+
+    key = f"ul2/said/{about}/{next(_numbers)}"
+    if jax.process_index() == 0:
+        client.key_value_set(key, text or _EMPTY)
+        return text
+    said: str = client.blocking_key_value_get(key, _SAID_MILLISECONDS)
+    return "" if said == _EMPTY else said
+
+
+def exchange(about: str, text: str, seconds: float) -> dict[str, str | None]:
+    """Tells the other processes something, and returns what each has told so far.
+
+    Waits for nobody, and never for longer than some seconds: process 0, where all is
+    kept, may be the one that hangs.
+
+    Returns:
+        By name of each other process; None for one that has told nothing, or last "".
+    """
+    client = _client()
+    if client is None:
+        return {}
+    import jax
+
+    index, found = jax.process_index(), dict[str, str]()
+
+    def ask() -> None:
+        with contextlib.suppress(RuntimeError):  # jax's own errors are RuntimeErrors
+            key = f"ul2/{about}/{index}"
+            client.key_value_set(key, text or _EMPTY, allow_overwrite=True)
+            found.update(client.key_value_dir_get(f"ul2/{about}/"))
+            found.update(client.key_value_dir_get("ul2/host/"))
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(seconds)
+    told: dict[str, str | None] = {}
+    for other in range(jax.process_count()):
+        if other != index:
+            host = found.get(f"ul2/host/{other}")
+            name = f"process {other}" + (f" on {host}" if host else "")
+            said = found.get(f"ul2/{about}/{other}")
+            told[name] = None if said == _EMPTY else said
+    return told
 
 
 def _first(environment: Environment, names: tuple[str, ...]) -> str | None:

@@ -45,7 +45,7 @@ class BestRecord:
         self.step: int | None = None
         self.value = math.nan
         self._proposed: tuple[int, float] | None = None
-        for line in _read_lines(self._model_dir / EVALUATIONS):
+        for line in read_lines(self._model_dir / EVALUATIONS):
             step = line.get("step")
             if (
                 type(step) is int
@@ -140,7 +140,7 @@ def best_step(model_dir: str | Path) -> int:
     return step
 
 
-def _read_lines(file: Path) -> list[dict[str, Any]]:
+def read_lines(file: Path) -> list[dict[str, Any]]:
     """Reads whole JSON lines; a kill may leave half a one at the end."""
     if not file.is_file():
         return []

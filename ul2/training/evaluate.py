@@ -4,64 +4,130 @@
 that ignores its inputs and has merely counted them reaches exactly that loss, so
 `loss < unigram_entropy` says, per denoiser, that something was learned from context.
 
+A signal may cut an evaluation short. Then the step is saved without it, and it is made
+when the run goes on, so that no line is missing.
+
 `accuracy` is the share of target tokens that are the likeliest, given those before
 them; `sequence_accuracy` the share of examples all of whose targets are.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
 from ul2.batch import Batch
+from ul2.sharding.processes import said_by_first
+from ul2.training.best import EVALUATIONS, BestRecord, read_lines
 from ul2.training.state import Params
 from ul2.training.step import EvalStep, EvalSums
-from ul2.training.writers import Writer
+from ul2.training.writers import Writer, open_writers
+
+# Measures parameters; calls its second argument now and then, which may give up.
+Score = Callable[[Params, Callable[[], None]], dict[str, Any]]
 
 
-class Evaluations:
-    """The held-out batches of a run, scored again and again.
+class EvaluationStoppedError(Exception):
+    """An evaluation was given up, so that there is time to save."""
 
-    Args:
-        eval_step: scores one batch.
-        batches: makes the same ones each time; None for none.
-        place: puts a batch on the devices.
-        denoiser_names: index i names `denoiser_ids == i`.
-        score_params: measures parameters in further ways.
-        writers: take the scores.
+
+class Evaluation:
+    """The evaluations of a run: their scores, their files, and the best of them.
+
+    Attributes:
+        is_missing: that of the step that the run goes on from was cut short.
+        last: the newest; empty before there is one.
     """
 
     def __init__(
         self,
-        eval_step: EvalStep,
-        batches: Callable[[], Iterable[Batch]] | None,
-        place: Callable[[Batch], Batch],
-        denoiser_names: Sequence[str],
+        score: Score | None,
+        model_dir: str | Path,
+        restored_step: int,
         *,
-        score_params: Callable[[Params], Mapping[str, float]] | None = None,
-        writers: Sequence[Writer] = (),
+        is_due: bool,
+        best_metric: str | None,
     ) -> None:
-        self._step, self._batches, self._place = eval_step, batches, place
-        self._names, self._score_params = denoiser_names, score_params
-        self._writers = tuple(writers)
-        self.last: dict[str, Any] = {}
+        """Opens the files.
 
-    def run(self, step: int, params: Params) -> None:
-        """Scores the held-out batches, if there are any."""
-        if self._batches is None:
+        Args:
+            score: None for no evaluations.
+            model_dir: of the run.
+            restored_step: that it goes on from.
+            is_due: whether that step is one to evaluate after.
+            best_metric: by which the best is chosen; None for no such choice.
+        """
+        model_dir = Path(model_dir)
+        self._score = score
+        self._writers: list[Writer] = []
+        self._best: BestRecord | None = None
+        self.is_missing = False
+        self.last: dict[str, Any] = {}
+        if score is None:
             return
-        scores = evaluate(self._step, params, self._batches(), self._place, self._names)
-        if self._score_params is not None:
-            scores |= self._score_params(params)
-        self.last = {"step": step, **scores}
+        if restored_step > 0 and is_due:
+            self.is_missing = _lacks(model_dir, restored_step)
+        if best_metric is not None:
+            self._best = BestRecord(model_dir, best_metric, restored_step)
+        self._writers = open_writers(model_dir, EVALUATIONS, "eval", restored_step)
+
+    @property
+    def best_step(self) -> int | None:
+        """The step of the best one, whose checkpoint is to be kept."""
+        return self._best.step if self._best else None
+
+    def best_to_json(self) -> dict[str, Any] | None:
+        """Returns metric, step and value of the best one."""
+        return self._best.to_json() if self._best else None
+
+    def run(self, step: int, params: Params, stops: Callable[[int], bool]) -> None:
+        """Scores parameters, if there is anything to score them on.
+
+        Args:
+            step: updates done.
+            params: after these.
+            stops: returns whether the run shall stop instead, given the step.
+
+        Raises:
+            EvaluationStoppedError: it shall; nothing was written.
+        """
+        if self._score is None:
+            return
+
+        def check() -> None:
+            if stops(step):
+                raise EvaluationStoppedError
+
+        self.last = {"step": step, **self._score(params, check)}
         for writer in self._writers:
             writer.write(self.last)
 
+    def is_best(self, step: int) -> bool:
+        """Returns whether this very state was scored, and better than all before."""
+        return (
+            self._best is not None
+            and self.last.get("step") == step
+            and self._best.is_better(self.last)
+        )
+
+    def propose(self) -> Callable[[bool], None]:
+        """Takes the newest for the best; see `BestRecord.propose`."""
+        assert self._best is not None
+        return self._best.propose(self.last)
+
     def close(self) -> None:
-        """Closes the writers."""
+        """Closes the files."""
         for writer in self._writers:
             writer.close()
+
+
+def _lacks(model_dir: Path, step: int) -> bool:
+    """Returns, on all hosts alike, whether a step is not among the evaluations."""
+    lines = read_lines(model_dir / EVALUATIONS)
+    is_there = any(line.get("step") == step for line in lines)
+    return bool(said_by_first("evaluations", "" if is_there else "missing"))
 
 
 def evaluate(
@@ -70,14 +136,25 @@ def evaluate(
     batches: Iterable[Batch],
     place: Callable[[Batch], Batch],
     denoiser_names: Sequence[str],
+    *,
+    before_batch: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Returns loss, accuracies, counts and unigram entropy, overall and per denoiser.
+
+    Args:
+        eval_step: scores a batch.
+        params: what is evaluated.
+        batches: of this host.
+        place: puts a batch on the devices.
+        denoiser_names: index i names `denoiser_ids == i`.
+        before_batch: may give up by an error.
 
     Raises:
         ValueError: there is no target in the batches.
     """
     total: EvalSums | None = None
     for batch in batches:
+        before_batch()
         sums = jax.device_get(eval_step(params, place(batch)))
         # float32 stops counting at 2^24, which held-out sets can exceed.
         wide = jax.tree.map(lambda array: array.astype(np.float64), sums)

@@ -4,6 +4,9 @@
         place the next batch, dispatch the update, read the metrics of the update
         before, evaluate, save; the best by an evaluation is saved at once, and kept
 
+A signal ends it after the step at hand, or between two batches of an evaluation, which
+is then made when the run goes on.
+
 `step` counts updates done. The loop makes exactly `total_steps` updates, and a
 checkpoint is named after the update it follows. Nothing here knows about
 configuration files, tokenizers or the shape of a model.
@@ -12,6 +15,7 @@ configuration files, tokenizers or the shape of a model.
 import contextlib
 import dataclasses
 import time
+from collections.abc import Callable
 from typing import Any
 
 from absl import logging
@@ -19,17 +23,16 @@ from absl import logging
 from ul2.batch import Batch
 from ul2.sharding.placement import place
 from ul2.sharding.rules import replicated
-from ul2.training.best import EVALUATIONS, BestRecord
 from ul2.training.checkpoints import Contract
 from ul2.training.diagnosis import Diagnosis
-from ul2.training.evaluate import Evaluations
+from ul2.training.evaluate import Evaluation, EvaluationStoppedError
 from ul2.training.events import Events, PassedBatches
 from ul2.training.guard import LOG, Guard, GuardSettings
 from ul2.training.losses import AUTO
 from ul2.training.metrics import Clock, Metrics, multiplied_params
 from ul2.training.origin import Origin
 from ul2.training.preemption import Preemption
-from ul2.training.run import Programs, Run
+from ul2.training.run import Programs, Run, scorer
 from ul2.training.run_checkpoints import Checkpoints
 from ul2.training.run_directory import foreign_to
 from ul2.training.state import (
@@ -201,7 +204,7 @@ def _train(
         clock: tells the time.
         bad: for what the run goes back to its last checkpoint; None for no reason.
     """
-    best: BestRecord | None = None
+    evaluation: Evaluation | None = None
     checkpoints = Checkpoints(
         run.model_dir,
         keep=settings.keep_checkpoints,
@@ -213,7 +216,7 @@ def _train(
             mixture=run.mixture,
             model=run.model,
         ),
-        best=lambda: best.step if best else None,
+        best=lambda: evaluation.best_step if evaluation else None,
         is_foreign=foreign_to(run.config_text),
         retry_seconds=settings.save_retry_seconds,
     )
@@ -223,10 +226,14 @@ def _train(
     if bad is not None:
         go_back(bad, batches, first_step, settings.guard)
     watchdog.moved(first_step)
-    if settings.best_metric is not None and run.eval_batches is not None:
-        best = BestRecord(run.model_dir, settings.best_metric, first_step)
     _tell_prior_steps(run, settings, prior_steps)
-    evaluations = _open_evaluations(run, programs, first_step)
+    evaluation = Evaluation(
+        scorer(run, programs),
+        run.model_dir,
+        first_step,
+        is_due=_is_due(first_step, settings.eval_every_steps, settings.total_steps),
+        best_metric=settings.best_metric,
+    )
     metrics = Metrics(
         denoiser_names=run.denoiser_names,
         log_every_steps=settings.log_every_steps,
@@ -252,67 +259,129 @@ def _train(
     )
     # An update consumes the state that it is given: nobody else may hold it.
     del state
+    with (
+        Preemption(run.mesh) as preemption,
+        contextlib.closing(checkpoints),
+        contextlib.closing(evaluation),
+        contextlib.closing(metrics),
+    ):
+        preempted = _Loop(
+            settings=settings,
+            place=lambda rows: place(rows, run.mesh, run.rules, settings.microbatches),
+            prior_steps=prior_steps,
+            watchdog=watchdog,
+            batches=batches,
+            updates=updates,
+            evaluation=evaluation,
+            checkpoints=checkpoints,
+            metrics=metrics,
+            preemption=preemption,
+        ).run()
+    return TrainSummary(
+        updates.step,
+        metrics.last,
+        evaluation.last,
+        preempted,
+        evaluation.best_to_json(),
+    )
 
-    def is_best(step: int) -> bool:
-        """Whether this very state has been scored, and better than all before."""
-        scores = evaluations.last
-        return (
-            best is not None and scores.get("step") == step and best.is_better(scores)
-        )
 
-    def save() -> None:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Loop:
+    """What takes its turn in a step.
+
+    Attributes:
+        settings: how long, and how often what is done.
+        place: puts the rows of a batch on the devices.
+        prior_steps: updates that the optimizer had done before this run began.
+    """
+
+    settings: TrainSettings
+    place: Callable[[Batch], Batch]
+    prior_steps: int
+    watchdog: Watchdog
+    batches: PassedBatches
+    updates: Updates
+    evaluation: Evaluation
+    checkpoints: Checkpoints
+    metrics: Metrics
+    preemption: Preemption
+
+    def run(self) -> bool:
+        """Goes on to the end, or until a signal asks to stop.
+
+        Returns:
+            Whether one did; either way, all is saved.
+        """
+        preempted = False
+        try:
+            if self.evaluation.is_missing:
+                self._evaluate_and_save()
+            while self.updates.step < self.settings.total_steps and not preempted:
+                self._update()
+                self._evaluate_and_save()
+                step = self.updates.step
+                preempted = (
+                    step < self.settings.total_steps and self.preemption.requested(step)
+                )
+        except EvaluationStoppedError:
+            preempted = True
+        if preempted:
+            self.preemption.saving()
+            self._save()
+            logging.warning("stopped by a signal; saving step %d.", self.updates.step)
+        while not self._is_saved():
+            self._save()
+        return preempted
+
+    def _update(self) -> None:
+        """Starts an update with the next batch, and reads the one before."""
+        with self.watchdog.phase(DATA):
+            rows = self.metrics.wait_for(self.batches.__next__)
+        self.metrics.note(*self.batches.jumped)
+        batch, position = self.place(rows), self.batches.position()
+        self.updates.start(batch, self.batches.read_from, position)
+        self.preemption.listen()
+        self.watchdog.moved(self.updates.step)
+        self.updates.read()
+
+    def _evaluate_and_save(self) -> None:
+        """Does what is due after an update."""
+        step = self.updates.step
+        if self._is_due(self.settings.eval_every_steps):
+            self.updates.settle()
+            with self.metrics.paused(), self.watchdog.phase(EVALUATION):
+                params = self.updates.state.params
+                self.evaluation.run(step, params, self.preemption.requested)
+        must_save = self.checkpoints.must_save(step)  # asked by all after every update
+        if (
+            must_save
+            or self.evaluation.is_best(step)
+            or self._is_due(self.settings.save_every_steps)
+        ):
+            self._save()
+
+    def _is_due(self, every_steps: int) -> bool:
+        return _is_due(self.updates.step, every_steps, self.settings.total_steps)
+
+    def _save(self) -> None:
         # First, so that the lines of a saved step are never missing.
-        updates.settle()
-        metrics.flush()
-        then = best.propose(evaluations.last) if best and is_best(step) else None
-        with watchdog.phase(SAVE), metrics.paused():
-            checkpoints.save(
-                updates.step,
-                updates.state,
-                batches.position(),
-                prior_steps=prior_steps,
-                then=then,
+        self.updates.settle()
+        self.metrics.flush()
+        step = self.updates.step
+        is_best = self.evaluation.is_best(step)
+        with self.metrics.paused(), self.watchdog.phase(SAVE):
+            self.checkpoints.save(
+                step,
+                self.updates.state,
+                self.batches.position(),
+                prior_steps=self.prior_steps,
+                then=self.evaluation.propose() if is_best else None,
             )
 
-    def is_saved() -> bool:
-        with watchdog.phase(SAVE):
-            return checkpoints.wait()
-
-    with (
-        contextlib.closing(checkpoints),
-        contextlib.closing(evaluations),
-        contextlib.closing(metrics),
-        Preemption(run.mesh) as preemption,
-    ):
-        while (
-            step := updates.step
-        ) < settings.total_steps and not preemption.requested():
-            with watchdog.phase(DATA):
-                rows = metrics.wait_for(batches.__next__)
-            metrics.note(*batches.jumped)
-            batch = place(rows, run.mesh, run.rules, settings.microbatches)
-            updates.make(batch, batches.read_from, batches.position())
-            step = updates.step
-            watchdog.moved(step)
-            if _is_due(step, settings.eval_every_steps, settings.total_steps):
-                updates.settle()
-                with watchdog.phase(EVALUATION), metrics.paused():
-                    evaluations.run(step, updates.state.params)
-            must_save = checkpoints.must_save(step)  # asked by all, after every update
-            if (
-                must_save
-                or is_best(step)
-                or _is_due(step, settings.save_every_steps, settings.total_steps)
-            ):
-                save()
-        preempted = updates.step < settings.total_steps
-        if preempted:
-            save()
-            logging.warning("stopped by a signal; saving step %d.", updates.step)
-        while not is_saved():
-            save()
-    chosen = best.to_json() if best else None
-    return TrainSummary(updates.step, metrics.last, evaluations.last, preempted, chosen)
+    def _is_saved(self) -> bool:
+        with self.watchdog.phase(SAVE):
+            return self.checkpoints.wait()
 
 
 def _tell_prior_steps(run: Run, settings: TrainSettings, prior_steps: int) -> None:
@@ -413,18 +482,3 @@ def _open_writers(
         steps = settings.total_steps
         writers.append(ProgressLine(steps, restored_step, label=run.label))
     return writers
-
-
-def _open_evaluations(run: Run, programs: Programs, restored_step: int) -> Evaluations:
-    """Returns what scores the held-out batches, if there are any."""
-    writers = []
-    if run.eval_batches is not None:
-        writers = open_writers(run.model_dir, EVALUATIONS, "eval", restored_step)
-    return Evaluations(
-        programs.eval_step,
-        run.eval_batches,
-        lambda rows: place(rows, run.mesh, run.rules),
-        run.denoiser_names,
-        score_params=run.score_params,
-        writers=writers,
-    )

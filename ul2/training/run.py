@@ -10,9 +10,11 @@ import optax
 from jax.sharding import Mesh
 
 from ul2.batch import Batch
+from ul2.sharding.placement import place
 from ul2.sharding.rules import DEFAULT_RULES, Rules
 from ul2.training.checkpoints import Batches
 from ul2.training.diagnosis import Diagnoser
+from ul2.training.evaluate import Score, evaluate
 from ul2.training.optimizers import Optimizer
 from ul2.training.origin import Origin
 from ul2.training.state import (
@@ -56,7 +58,8 @@ class Run:
         show_progress: tell a person how it goes.
         label: what a person is told it is, where there are several.
         score_params: measures parameters in further ways when they are evaluated,
-            e.g. decodes and scores the answers.
+            e.g. decodes and scores the answers; calls its second argument now and
+            then, which raises when the run shall stop.
     """
 
     model_dir: str | Path
@@ -76,7 +79,9 @@ class Run:
     rules: Rules = dataclasses.field(default_factory=lambda: DEFAULT_RULES)
     show_progress: bool = True
     label: str = ""
-    score_params: Callable[[Params], Mapping[str, float]] | None = None
+    score_params: Callable[[Params, Callable[[], None]], Mapping[str, float]] | None = (
+        None
+    )
 
 
 class Programs:
@@ -141,3 +146,25 @@ class Programs:
 def _shifted(schedule: optax.Schedule, prior_steps: int) -> optax.Schedule:
     """Returns the schedule as a function of this run's updates."""
     return (lambda step: schedule(step + prior_steps)) if prior_steps else schedule
+
+
+def scorer(run: Run, programs: Programs) -> Score | None:
+    """Returns what measures parameters on the held-out batches, if there are any."""
+    make_batches = run.eval_batches
+    if make_batches is None:
+        return None
+
+    def score(params: Params, check: Callable[[], None]) -> dict[str, Any]:
+        scores = evaluate(
+            programs.eval_step,
+            params,
+            make_batches(),
+            lambda rows: place(rows, run.mesh, run.rules),
+            run.denoiser_names,
+            before_batch=check,
+        )
+        if run.score_params is not None:
+            scores |= run.score_params(params, check)
+        return scores
+
+    return score

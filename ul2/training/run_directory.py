@@ -1,9 +1,10 @@
 """The files of a run beside its checkpoints: what it is, and that it stays so."""
 
+import contextlib
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +12,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from ul2.lock import Lock
+from ul2.sharding import processes
 from ul2.training.checkpoints import (
     CHECKPOINTS,
     Contract,
@@ -23,6 +26,7 @@ from ul2.training.checkpoints import (
 
 CONFIG: Final = "config.gin"
 TOKENIZER: Final = "tokenizer.model"
+LOCK: Final = ".lock"
 _LOOKS, _LOOK_AGAIN_SECONDS = 10, 0.5
 # What may change while a run goes on. Everything else is what the run is.
 _MAY_CHANGE: Final = frozenset(
@@ -171,6 +175,34 @@ def check_writable(model_dir: str | Path) -> None:
         )
 
 
+@contextlib.contextmanager
+def claimed(model_dir: str | Path) -> Iterator[None]:
+    """Keeps other runs out of a directory; the first process alone holds its lock.
+
+    Call it on all of them.
+
+    Raises:
+        ValueError: another run works in it; raised by all.
+    """
+    lock = Lock(
+        Path(model_dir) / LOCK, what=f"{model_dir}", instead="choose another MODEL_DIR"
+    )
+    refusal = ""
+    with contextlib.ExitStack() as stack:
+        if jax.process_index() == 0:
+            try:
+                Path(model_dir).mkdir(parents=True, exist_ok=True)
+                stack.enter_context(lock)
+            except ValueError as error:
+                refusal = str(error)
+            except OSError as error:
+                refusal = _cannot_write(model_dir, error)
+        refusal = processes.said_by_first("is the run directory free?", refusal)
+        if refusal:
+            raise ValueError(refusal)
+        yield
+
+
 def keep(model_dir: str | Path, name: str, content: bytes) -> None:
     """Writes a file of the run, whole or not at all; the first process alone does.
 
@@ -186,9 +218,11 @@ def keep(model_dir: str | Path, name: str, content: bytes) -> None:
         partial.write_bytes(content)
         partial.replace(model_dir / name)
     except OSError as error:
-        raise ValueError(
-            f"cannot write to {model_dir}: {error.strerror}; choose another MODEL_DIR."
-        ) from None
+        raise ValueError(_cannot_write(model_dir, error)) from None
+
+
+def _cannot_write(model_dir: str | Path, error: OSError) -> str:
+    return f"cannot write to {model_dir}: {error.strerror}; choose another MODEL_DIR."
 
 
 def check_shared(model_dir: str | Path) -> None:

@@ -1,6 +1,7 @@
 """Updates: dispatched ahead, read one step later, and what is done about bad ones.
 
-    make(batch n)    dispatches update n, then reads what update n - 1 measured
+    start(batch n)   dispatches update n
+    read()           reads what update n - 1 measured, while n is computed
     settle()         reads the last one; before anything is done with the state
 
 An update that the guard held back (`training.guard`) left the state as it was, and so
@@ -176,24 +177,31 @@ class Updates:
         self._settings = settings
         self._metrics, self._events = metrics, events
         self._diagnose, self._reporter = diagnose, reporter
+        # The last update, and the one before it until that is read.
         self._pending: _Update | None = None
+        self._unread: _Update | None = None
 
-    def make(self, batch: Batch, read_from: Position, read_to: dict[str, Any]) -> None:
-        """Dispatches an update, and reads the one before.
+    def start(self, batch: Batch, read_from: Position, read_to: dict[str, Any]) -> None:
+        """Dispatches an update; call `read` before the next.
 
         Args:
             batch: on the devices.
             read_from: its position in the data.
             read_to: that of the next.
-
-        Raises:
-            FloatingPointError: the one before was bad, and the run stops.
-            RollBackError: it was, and the run goes on from its last checkpoint.
         """
-        before = self._pending
+        self._unread = self._pending
         self.step += 1
         self._dispatch(self.step, batch, read_from, read_to)
         self._metrics.dispatched()
+
+    def read(self) -> None:
+        """Waits for the update before the last one.
+
+        Raises:
+            FloatingPointError: it was bad, and the run stops.
+            RollBackError: it was, and the run goes on from its last checkpoint.
+        """
+        before, self._unread = self._unread, None
         if before is not None:
             self._read(before)
 

@@ -3,13 +3,15 @@
 A host that waits for text, for a disk or in a collective for another host looks the
 same from outside: nothing moves. So the loop says what it is about to do, and when a
 phase lasts longer than it may, every host says on standard error who it is, which phase
-stands still and where in the program; the one that stands in another phase than all the
-others is the cause. When the same time has passed once more, the process ends, so that
-a scheduler can start the job again from its last checkpoint.
+stands still and where in the program. When the same time has passed once more, it says
+what the others told it by then, and ends, so that a scheduler can start the job again
+from its last checkpoint. The host that stands in another phase than all the others, or
+says nothing at all, is the cause.
 
     start        restoring or drawing the first state
     data         waiting for the next batch
-    step         an update, its collectives included
+    step         starting an update; on one host, waiting for its result as well
+    collective   waiting for the result of an update that all hosts make together
     evaluation   held-out batches
     save         writing a checkpoint, or waiting for the one before
     diagnosis    finding what went bad in an update
@@ -25,17 +27,17 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Final
 
 import jax
 
-from ul2.sharding.processes import EXIT_RESTART
+from ul2.sharding.processes import EXIT_RESTART, exchange
 from ul2.training.metrics import Clock
 
-START, DATA, STEP, EVALUATION, SAVE = "start", "data", "step", "evaluation", "save"
-DIAGNOSIS: Final = "diagnosis"
+START, DATA, STEP, COLLECTIVE = "start", "data", "step", "collective"
+EVALUATION, SAVE, DIAGNOSIS = "evaluation", "save", "diagnosis"
 # How much longer a phase may take that may compile or decode.
 _PATIENCE: Final = 4
 
@@ -50,6 +52,11 @@ def _end() -> None:
     os._exit(EXIT_RESTART)
 
 
+def _exchange(line: str) -> Mapping[str, str | None]:
+    """Tells the other processes, and returns what they told; takes a few seconds."""
+    return exchange("stands still", line, seconds=5.0)
+
+
 class Watchdog:
     """Watches over a loop while it is entered.
 
@@ -58,6 +65,8 @@ class Watchdog:
         clock: tells the time.
         say: takes what a person is told.
         end: ends the process.
+        exchange: tells the other processes a line, and returns theirs by their names;
+            None for one that has told nothing.
     """
 
     def __init__(
@@ -67,14 +76,17 @@ class Watchdog:
         clock: Clock = time.monotonic,
         say: Callable[[str], None] = _say,
         end: Callable[[], None] = _end,
+        exchange: Callable[[str], Mapping[str, str | None]] = _exchange,
     ) -> None:
         self._limit = stall_seconds
         self._clock, self._say, self._end = clock, say, end
+        self._exchange = exchange
         self._main = threading.get_ident()
         self._compiled: set[str] = set()
-        self._told = False
+        self._told = self._has_told = False
         self._over = threading.Event()
         self.step = 0
+        self._waiting = STEP if jax.process_count() == 1 else COLLECTIVE
         self._enter(START)
 
     def __enter__(self) -> "Watchdog":
@@ -92,19 +104,20 @@ class Watchdog:
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Says what is done inside; afterwards an update goes on."""
+        """Says what is done inside; after the data, an update is started."""
         self._enter(name)
         yield
         if name != EVALUATION:
             self._compiled.add(name)
-        self._enter(STEP)
+        self._enter(STEP if name == DATA else self._waiting)
 
     def moved(self, step: int) -> None:
         """Says that update `step` is on its way, its program compiled."""
         if self._phase == STEP:
-            self._compiled.add(STEP)
+            # Others may compile for longer: the first wait is for them.
+            self._compiled.add(COLLECTIVE if STEP in self._compiled else STEP)
         self.step = step
-        self._enter(STEP)
+        self._enter(self._waiting)
 
     def look(self) -> None:
         """Speaks if nothing has moved for too long, and ends the process if it has."""
@@ -114,8 +127,9 @@ class Watchdog:
         if still >= 2 * limit:
             self._say(
                 f"error: {_who()}: {phase} has stood still for {still:.0f} seconds "
-                f"at step {self.step}; the process ends (exit code {EXIT_RESTART}): "
-                "start the job again, it goes on from the last checkpoint.\n"
+                f"at step {self.step}{self._others(phase)}; the process ends (exit "
+                f"code {EXIT_RESTART}): start the job again, it goes on from the last "
+                "checkpoint.\n"
             )
             self._end()
         elif still >= limit and not self._told:
@@ -126,6 +140,17 @@ class Watchdog:
                 f"ends in {2 * limit - still:.0f} seconds if it goes on so. It is at:\n"
                 f"{self._stack()}"
             )
+            self._others(phase)  # So that they know when it is their turn to say.
+            self._has_told = True
+        elif still < limit and self._has_told:
+            self._exchange("")  # It moved.
+            self._has_told = False
+
+    def _others(self, phase: str) -> str:
+        """Tells the others where this process stands; returns what they told."""
+        told = self._exchange(f"{phase} at step {self.step}")
+        parts = [f"{name}: {line or 'says nothing'}" for name, line in told.items()]
+        return f" ({'; '.join(parts)})" if parts else ""
 
     def _enter(self, phase: str) -> None:
         self._phase, self._since, self._told = phase, self._clock(), False
