@@ -110,16 +110,15 @@ class TrainSettings:
                     f"{name}={getattr(self, name)} must be at least 1; set "
                     f"{name.upper()}."
                 )
-        if self.stall_seconds < 0:
-            raise ValueError(
-                f"stall_seconds={self.stall_seconds} must be 0 (wait forever) or more; "
-                "set STALL_SECONDS."
-            )
-        if self.save_retry_seconds < 0:
-            raise ValueError(
-                f"save_retry_seconds={self.save_retry_seconds} must be 0 (end at once) "
-                "or more; set SAVE_RETRY_SECONDS."
-            )
+        for name, zero in (
+            ("stall_seconds", "wait forever"),
+            ("save_retry_seconds", "end at once"),
+        ):
+            if getattr(self, name) < 0:
+                raise ValueError(
+                    f"{name}={getattr(self, name)} must be 0 ({zero}) or more; set "
+                    f"{name.upper()}."
+                )
         if self.loss_chunk != AUTO and not (
             isinstance(self.loss_chunk, int) and self.loss_chunk >= 1
         ):
@@ -286,14 +285,7 @@ def _train(
     checkpoints = Checkpoints(
         run.model_dir,
         keep=settings.keep_checkpoints,
-        contract=Contract(
-            step=0,
-            data_position=None,
-            vocab=run.vocab,
-            config_text=run.config_text,
-            mixture=run.mixture,
-            model=run.model,
-        ),
+        contract=Contract(0, None, run.vocab, run.config_text, run.mixture, run.model),
         best=lambda: best.step if best else None,
         is_foreign=foreign_to(run.config_text),
         retry_seconds=settings.save_retry_seconds,
