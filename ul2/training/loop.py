@@ -345,12 +345,10 @@ def _train(
             if _is_due(step, settings.eval_every_steps, settings.total_steps):
                 with watchdog.phase(EVALUATION), metrics.paused():
                     evaluation.run(step, state.params)
-            must_save = checkpoints.must_save(step)  # asked by all, after every update
-            if (
-                must_save
-                or is_best(step)
-                or _is_due(step, settings.save_every_steps, settings.total_steps)
-            ):
+            # Asked of all processes, after every update.
+            must_save = checkpoints.must_save(step) or is_best(step)
+            must_save |= _is_due(step, settings.save_every_steps, settings.total_steps)
+            if must_save:
                 save(step, state)
         preempted = step < settings.total_steps
         if preempted:
