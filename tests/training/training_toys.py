@@ -162,7 +162,7 @@ def make_settings(**changes):
     return TrainSettings(**{**fields, **changes})
 
 
-def rewrite_contract(model_dir, step, **changes):
+def rewrite_contract(model_dir, step, /, **changes):
     """Changes what a checkpoint says, and makes it one that cannot be verified."""
     folder = model_dir / "checkpoints" / str(step)
     file = folder / "contract" / "metadata"

@@ -176,9 +176,15 @@ def read_contract(path: str | Path, step: int | None = None) -> Contract:
 
 
 def contract_or_damage(path: str | Path, step: int) -> Contract | str:
-    """Returns what a checkpoint holds beside its arrays, or what is wrong with it."""
+    """Returns what a checkpoint holds beside its arrays, or what is wrong with it.
+
+    One that is copied to be read only may lack the optimizer's state.
+    """
+    items = [PARAMS, CONTRACT]
+    if (step_dir(path, step) / TRAIN_STATE).is_dir():
+        items.append(TRAIN_STATE)
     damage = find_damage(path, step, [CONTRACT])
-    damage = damage or find_damage(path, step, contents=False)
+    damage = damage or find_damage(path, step, items, contents=False)
     if damage is not None:
         return damage
     try:
