@@ -136,23 +136,26 @@ def foreign_to(config_text: str) -> Callable[[Contract], str | None]:
 def newest_step(model_dir: str | Path) -> int:
     """Returns the newest checkpoint that a run may go on from, as far as is known.
 
-    Its arrays are yet to be read; training verifies them.
+    Its arrays are yet to be read; training verifies them. Where all are of another
+    run, the newest of them is for others to refuse.
 
     Raises:
         ValueError: there is none; says of each what is wrong.
     """
     kept = Path(model_dir) / CONFIG
-    is_foreign = (
-        foreign_to(kept.read_text()) if kept.is_file() else lambda contract: None
-    )
-    unfit = []
+    is_foreign = foreign_to(kept.read_text() if kept.is_file() else "")
+    readable, damaged = [], []
     for step in reversed(steps_in(model_dir)):
         found = contract_or_damage(model_dir, step)
-        reason = found if isinstance(found, str) else is_foreign(found)
-        if reason is None:
+        if isinstance(found, str):
+            damaged.append((step, found))
+        elif is_foreign(found) is None:
             return step
-        unfit.append((step, reason))
-    raise ValueError(none_is_whole(model_dir, unfit))
+        else:
+            readable.append(step)
+    if not readable:
+        raise ValueError(none_is_whole(model_dir, damaged))
+    return readable[0]
 
 
 def check_writable(model_dir: str | Path) -> None:
