@@ -4,10 +4,10 @@
 
 Trains a toy of the tiny encoder-decoder with an evaluation every 100 steps and a
 checkpoint every 20, looks at the process whenever a line of metrics appears, and fits
-a line to what it used. The first quarter is left out: programs are compiled, caches
-fill. The rest is cut into twenty blocks of consecutive samples, the line goes through
-their medians (single samples depend on whether a checkpoint is just being written), and
-its 95 % confidence interval is that of twenty independent points.
+a line to what it used. The first 1,000 steps are left out: Python collects what the
+compilers left at about step 850. The rest is cut into twenty blocks of consecutive
+samples, and the line goes through the least of each (other samples depend on what
+is just being written); its 95 % confidence interval is that of independent points.
 """
 
 import argparse
@@ -47,6 +47,7 @@ MALLOC = {
     "MALLOC_MMAP_THRESHOLD_": "65536",
     "MALLOC_TRIM_THRESHOLD_": "65536",
 }
+WARM_UP_STEPS = 1000
 BLOCKS = 20
 # Of Student's t with 18 degrees of freedom.
 T_95 = 2.101
@@ -98,14 +99,14 @@ def fit(points: list[tuple[float, float]]) -> tuple[float, float]:
     return slope, T_95 * error / spread
 
 
-def medians(samples: list[dict[str, int]], name: str) -> list[tuple[float, float]]:
-    """Returns the middle of every block of samples: its step, and a value."""
+def floors(samples: list[dict[str, int]], name: str) -> list[tuple[float, float]]:
+    """Returns the least value of every block of samples, at its middle step."""
     size = len(samples) // BLOCKS
     blocks = [samples[i * size : (i + 1) * size] for i in range(BLOCKS)]
     return [
         (
             statistics.median(one["step"] for one in block),
-            statistics.median(one[name] for one in block),
+            min(one[name] for one in block),
         )
         for block in blocks
     ]
@@ -137,18 +138,18 @@ def main() -> None:
     samples = watch(process, run / "metrics.jsonl")
     if process.returncode:
         raise SystemExit(f"ul2 train ended with {process.returncode}.")
-    late = [one for one in samples if one["step"] > options.steps / 4]
+    late = [one for one in samples if one["step"] > WARM_UP_STEPS]
     print(f"{len(samples)} samples in {time.monotonic() - began:.0f} s")
     for name, unit in (("bytes", "KiB"), ("descriptors", ""), ("threads", "")):
         scale = 1024 if unit else 1
-        slope, half = fit(medians(late, name))
+        slope, half = fit(floors(late, name))
         values = [one[name] / scale for one in late]
         print(
             f"{name}: {slope / scale:+.4f} +- {half / scale:.4f} {unit} per step; "
             f"from {min(values):.0f} to {max(values):.0f} {unit}, "
             f"last {values[-1]:.0f}"
         )
-    for step, value in medians(late, "bytes"):
+    for step, value in floors(late, "bytes"):
         print(f"  step {step:6.0f}  {value / 2**20:8.2f} MiB")
 
 

@@ -200,6 +200,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=3600, help="no kill after it")
     parser.add_argument("--steps", type=int, default=60, help="updates of training")
+    parser.add_argument("--model", default="enc_dec_tiny", help="in configs/models")
     parser.add_argument("--keep", action="store_true", help="keep all files")
     parser.add_argument(
         "--commands", default="tokenize,train,infer,convert", help="which to kill"
@@ -222,7 +223,9 @@ def main() -> int:
         time.monotonic() + options.seconds,
     )
     differences = run(
-        chaos, make_commands(work, options.steps), options.commands.split(",")
+        chaos,
+        make_commands(work, options.model, options.steps),
+        options.commands.split(","),
     )
     print_table(chaos)
     for line in differences:

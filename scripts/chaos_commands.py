@@ -20,7 +20,6 @@ TINY = {
     "NUM_HEADS": 2,
     "HEAD_DIM": 8,
     "MLP_DIM": 32,
-    "NUM_ENCODER_LAYERS": 1,
     "NUM_DECODER_LAYERS": 1,
     "INPUTS_LENGTH": 32,
     "TARGETS_LENGTH": 32,
@@ -231,11 +230,13 @@ def _read_run(run: Path) -> dict[str, Any]:
     return found
 
 
-def make_commands(work: Path, train_steps: int) -> tuple[Command, ...]:
+def make_commands(work: Path, model: str, train_steps: int) -> tuple[Command, ...]:
     """Returns the commands; all but the first use what others made undisturbed."""
     ready = work / "undisturbed"
     macros = {"DATA": ready / "store", "TOTAL_STEPS": train_steps, **TINY}
-    files = ("models/enc_dec_tiny", "objectives/ul2", "runs/pretrain")
+    if model.startswith("enc_dec"):
+        macros["NUM_ENCODER_LAYERS"] = 1
+    files = (f"models/{model}", "objectives/ul2", "runs/pretrain")
     recipe = [f"--gin_file=configs/{name}.gin" for name in files]
     recipe += [f"--gin.{name}={value}" for name, value in macros.items()]
 

@@ -16,7 +16,6 @@ from tolerances import REORDERED_SUM_ATOL, REORDERED_SUM_RTOL
 from wiring_toys import flags, make_store
 
 from ul2 import cli
-from ul2.lock import Lock
 
 ROOT = Path(__file__).parents[1]
 HEARTBEAT_SECONDS = 10
@@ -197,18 +196,6 @@ def test_process_that_hangs_is_named_by_the_one_that_waits_for_it(
     last = errors[0].strip().splitlines()[-1]
     assert f"error: process 0 of 2 on {who}: collective has stood still" in last
     assert f"(process 1 on {who}: says nothing); the process ends" in last
-
-
-@pytest.mark.slow
-def test_second_job_in_the_directory_of_a_live_one_is_refused_by_all(store, tmp_path):
-    run = tmp_path / "run"
-    run.mkdir()
-    with Lock(run / ".lock", what="it", instead="wait"):
-        codes, _, errors = finish(start(2, recipe(store, run, MESH="fsdp=2")))
-    assert codes == [2, 2], "\n".join(errors)
-    for text in errors:
-        assert f"{run} is in use by process {os.getpid()} on " in text
-    assert os.listdir(run) == []
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from wiring_toys import flags, make_store
 from ul2 import cli
 from ul2.interop import staging
 from ul2.lock import Lock
+from ul2.training import run_directory
 
 
 @pytest.fixture(scope="module")
@@ -68,3 +69,17 @@ def test_store_that_a_kill_left_half_replaced_is_put_back(store, tmp_path):
         assert sorted(os.listdir(tmp_path)) == ["out"]
     finally:
         out.rename(store)
+
+
+def test_all_processes_of_a_job_are_refused_where_the_first_is(tmp_path, monkeypatch):
+    """The others hold no lock: process 0 says to them what it was told."""
+    monkeypatch.setattr(run_directory.jax, "process_index", lambda: 1)
+    monkeypatch.setattr(
+        run_directory.processes, "said_by_first", lambda about, text: "run is in use"
+    )
+    with (
+        pytest.raises(ValueError, match="run is in use"),
+        run_directory.claimed(tmp_path / "run"),
+    ):
+        pass
+    assert os.listdir(tmp_path) == []

@@ -1,9 +1,9 @@
 import jax
 import pytest
-from training_toys import make_run, make_settings
+from training_toys import make_programs, make_run, make_settings
 
 from ul2.sharding.mesh import make_mesh
-from ul2.training.loop import Programs, train
+from ul2.training.loop import train
 
 
 @pytest.fixture(scope="session")
@@ -13,7 +13,7 @@ def one_device():
 
 @pytest.fixture(scope="module")
 def programs(one_device):
-    return Programs(make_run("unused", one_device), make_settings())
+    return make_programs(make_run("unused", one_device))
 
 
 @pytest.fixture(scope="module")

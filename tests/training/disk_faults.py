@@ -70,10 +70,9 @@ class Runs:
     """Trains below one folder, under the shim."""
 
     def __init__(self, folder):
-        from training_toys import make_run, make_settings
+        from training_toys import make_programs, make_run, make_settings
 
         from ul2.training import run_checkpoints
-        from ul2.training.loop import Programs
 
         run_checkpoints.FIRST_PAUSE = 0.01
         self.folder = Path(folder)
@@ -84,7 +83,7 @@ class Runs:
             best_metric="score",
             save_retry_seconds=1.0,
         )
-        self.programs = Programs(make_run("unused"), self.settings)
+        self.programs = make_programs(make_run("unused"))
         self.shim = ctypes.CDLL(None)
         self.shim.faults_hit.restype = ctypes.c_char_p
         self.shim.faults_count.restype = ctypes.c_long
@@ -102,7 +101,8 @@ class Runs:
         done = max(steps_of(self.folder / name), default=0)
         scores = iter(SCORES[done:])
         run = make_run(
-            self.folder / name, score_params=lambda params: {"score": next(scores)}
+            self.folder / name,
+            score_params=lambda params, check: {"score": next(scores)},
         )
         return train(run, self.settings, programs=self.programs, clock=lambda: 0.0)
 

@@ -9,7 +9,8 @@ import pytest
 from training_toys import ToyBatches, make_batch, make_settings, run_train
 
 from ul2.training import preemption as module
-from ul2.training.checkpoints import Checkpoints, read_contract
+from ul2.training.checkpoints import read_contract
+from ul2.training.run_checkpoints import Checkpoints
 
 
 def send(*numbers):

@@ -129,7 +129,7 @@ def test_best_checkpoint_is_the_best_only_once_it_is_there(tmp_path, train_toy, 
     summary = train_toy(
         tmp_path,
         make_settings(eval_every_steps=1, save_every_steps=0, best_metric="score"),
-        score_params=lambda params: {"score": next(values)},
+        score_params=lambda params, check: {"score": next(values)},
     )
     assert summary.best["step"] in (1, 4)
     best = json.loads((tmp_path / "best.json").read_text())

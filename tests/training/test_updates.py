@@ -357,7 +357,8 @@ def test_parameters_that_are_bad_already_cannot_be_skipped_around(tmp_path, toys
     )
     state = init_state(ToyModel, programs.optimizer, mesh, seed=0)
     up = state.params["up"].at[1, 3, 4].set(jnp.nan)
-    from ul2.training.checkpoints import Checkpoints, Contract
+    from ul2.training.checkpoints import Contract
+    from ul2.training.run_checkpoints import Checkpoints
 
     run = make_run(tmp_path, mesh=mesh)
     contract = Contract(0, None, run.vocab, run.config_text, run.mixture)

@@ -6,7 +6,7 @@ import pytest
 from training_toys import ToyBatches, make_settings, run_train
 
 from ul2.training import watchdog as module
-from ul2.training.checkpoints import Checkpoints
+from ul2.training.run_checkpoints import Checkpoints
 from ul2.training.watchdog import DATA, EVALUATION, SAVE, Watchdog
 
 

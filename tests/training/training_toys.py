@@ -11,9 +11,9 @@ from ul2 import axes
 from ul2.batch import Batch, Packed
 from ul2.sharding.mesh import make_mesh
 from ul2.training.checkpoints import PARAMS, TRAIN_STATE, read_item
-from ul2.training.loop import TrainSettings, train
+from ul2.training.loop import TrainSettings, step_settings, train
 from ul2.training.optimizers import adafactor
-from ul2.training.run import Run
+from ul2.training.run import Programs, Run
 from ul2.training.schedules import constant
 from ul2.training.state import with_shardings
 from ul2.vocab import Vocab
@@ -160,6 +160,11 @@ def make_settings(**changes):
         "save_every_steps": 3,
     }
     return TrainSettings(**{**fields, **changes})
+
+
+def make_programs(run, **changes):
+    """Returns what runs that differ in data alone can share."""
+    return Programs(run, step_settings(make_settings(**changes), len(NAMES)))
 
 
 def rewrite_contract(model_dir, step, /, **changes):

@@ -21,6 +21,7 @@ from jax.experimental import multihost_utils  # noqa: E402
 from training_toys import (  # noqa: E402
     ToyBatches,
     make_batch,
+    make_programs,
     make_run,
     make_settings,
     run_train,
@@ -30,7 +31,6 @@ from ul2.sharding.mesh import make_mesh  # noqa: E402
 from ul2.sharding.placement import host_rows  # noqa: E402
 from ul2.training import run_checkpoints, saving  # noqa: E402
 from ul2.training.failures import StorageError  # noqa: E402
-from ul2.training.loop import Programs  # noqa: E402
 
 
 class HalfBatches(ToyBatches):
@@ -61,7 +61,7 @@ def eval_batches():
 mesh = make_mesh("fsdp=2")
 changes = {"mesh": mesh, "eval_batches": eval_batches}
 # Compiled once for all runs.
-changes["programs"] = Programs(make_run(directory, **changes), make_settings())
+changes["programs"] = make_programs(make_run(directory, **changes))
 noticed = run_train(
     directory / "noticed",
     batches=HalfBatches(on_next=notify_jax_on_this_process_alone),
