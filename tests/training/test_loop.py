@@ -77,16 +77,23 @@ def test_resumed_run_is_bitwise_the_uninterrupted_one(tmp_path, one_device, stop
     jax.tree.map(np.testing.assert_array_equal, parts, whole)
 
 
-def test_resume_onto_another_mesh_goes_on_as_before(tmp_path, one_device):
+@pytest.mark.parametrize("meshes", [("fsdp=4,tensor=2", "auto"), ("auto", "fsdp=8")])
+def test_run_goes_on_with_fewer_or_more_devices(tmp_path, one_device, meshes):
+    first, second = (
+        one_device if spec == "auto" else make_mesh(spec, jax.devices()[:8])
+        for spec in meshes
+    )
     run_train(tmp_path / "whole", mesh=one_device)
     with pytest.raises(StoppedError):
-        mesh = make_mesh("fsdp=4,tensor=2", jax.devices()[:8])
-        run_train(tmp_path / "parts", mesh=mesh, batches=stop_before(3))
-    run_train(tmp_path / "parts", mesh=one_device)
-    whole, parts = (
-        [line["loss"] for line in read_lines(tmp_path / d)] for d in ("whole", "parts")
-    )
-    np.testing.assert_allclose(parts, whole, rtol=REORDERED_SUM_RTOL)
+        run_train(tmp_path / "parts", mesh=first, batches=stop_before(3))
+    run_train(tmp_path / "parts", mesh=second)
+    whole, parts = (read_lines(tmp_path / d) for d in ("whole", "parts"))
+    for name in ("loss", "grad_norm", "target_tokens"):
+        np.testing.assert_allclose(
+            [line[name] for line in parts],
+            [line[name] for line in whole],
+            rtol=REORDERED_SUM_RTOL,
+        )
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -113,7 +113,7 @@ def test_line_of_nothing_but_skipped_updates_has_no_loss(lines):
     assert line == {
         "step": 1, "loss": None, "skipped_updates": 1, "spikes": 0, "rollbacks": 0,
     }  # fmt: skip
-    assert summarize(line) == "update skipped"
+    assert summarize(line) == "update left out"
 
 
 def test_flush_writes_what_is_there_once(lines):

