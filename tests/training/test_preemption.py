@@ -4,11 +4,11 @@ import json
 import os
 import signal
 
-import orbax.checkpoint as ocp
 import pytest
 from training_toys import ToyBatches, make_batch, make_settings, run_train
 
 from ul2.training import preemption as module
+from ul2.training import saving
 from ul2.training.checkpoints import read_contract
 from ul2.training.run_checkpoints import Checkpoints
 
@@ -86,14 +86,14 @@ def test_signals_during_the_final_save_change_nothing(
 
 def test_save_that_is_running_is_not_made_twice(tmp_path, one_device, monkeypatch):
     saved = []
-    save = ocp.CheckpointManager.save
+    begin = saving.Attempt.__init__
 
-    def save_counted(self, step, *args, **kwargs):
-        saved.append(step)
+    def begin_counted(self, folder, *args, **kwargs):
+        saved.append(int(folder.name))
         send(signal.SIGTERM)
-        return save(self, step, *args, **kwargs)
+        begin(self, folder, *args, **kwargs)
 
-    monkeypatch.setattr(ocp.CheckpointManager, "save", save_counted)
+    monkeypatch.setattr(saving.Attempt, "__init__", begin_counted)
     summary = run_train(tmp_path, mesh=one_device)
     assert summary.preempted and summary.step == 3
     assert saved == [3]

@@ -255,7 +255,7 @@ def _train(
         metrics=metrics,
         events=Events(run.model_dir),
         diagnose=diagnose,
-        reporter=Reporter(run.denoiser_names, run.model_dir, checkpoints.latest_step),
+        reporter=Reporter(run.denoiser_names, run.model_dir, checkpoints.finished_step),
     )
     # An update consumes the state that it is given: nobody else may hold it.
     del state

@@ -110,11 +110,12 @@ class Programs:
         return make_train_step(
             self.model,
             self.optimizer,
-            _shifted(run.schedule, prior_steps),
+            run.schedule,
             run.mesh,
             run.rules,
             state_shardings=self._guarded_shardings,
             settings=self._settings,
+            prior_steps=prior_steps,
         )
 
     @functools.cached_property
@@ -141,11 +142,6 @@ class Programs:
             vocab_size=run.vocab.padded_size,
             loss_chunk=self._settings.loss_chunk,
         )
-
-
-def _shifted(schedule: optax.Schedule, prior_steps: int) -> optax.Schedule:
-    """Returns the schedule as a function of this run's updates."""
-    return (lambda step: schedule(step + prior_steps)) if prior_steps else schedule
 
 
 def scorer(run: Run, programs: Programs) -> Score | None:

@@ -121,6 +121,15 @@ class Checkpoints:
         """Returns the newest step that is there, or None."""
         return max(self._steps, default=None)
 
+    def finished_step(self) -> int | None:
+        """Waits for the save that is on its way; returns the newest step there is."""
+        steps = list(self._steps)
+        if self._saving is not None:
+            self._saving.attempt.wait()
+            if self._saving.attempt.error is None:
+                steps.append(self._saving.step)
+        return max(steps, default=None)
+
     def save(
         self,
         step: int,

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
@@ -88,10 +89,26 @@ def make_train_step(
     *,
     state_shardings: TrainState,
     settings: "StepSettings",
+    prior_steps: int = 0,
 ) -> TrainStep:
-    """Returns the compiled update; it consumes (donates) the state it is given."""
+    """Returns the compiled update; it consumes (donates) the state it is given.
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepSums]:
+    Args:
+        model: what is trained.
+        optimizer: with its schedule.
+        schedule: the same, to be measured.
+        mesh: the devices.
+        rules: logical axis to mesh axis.
+        state_shardings: of the state.
+        settings: what is compiled in.
+        prior_steps: updates of the optimizer before the state's first. It is no part
+            of the program, so a run that goes on with an optimizer has the bits of the
+            one that it was taken from.
+    """
+
+    def train_step(
+        state: TrainState, batch: Batch, prior_steps: Int[Array, ""]
+    ) -> tuple[TrainState, StepSums]:
         key = key_of_update(settings.seed, state.step)
         grads, sums = accumulate(model, state.params, batch, key, mesh, rules, settings)
         grads = in_float32(grads)
@@ -99,7 +116,8 @@ def make_train_step(
             total = jnp.maximum(sums.weights, 1.0)
             grads = jax.tree.map(lambda grad: grad / total, grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        measured = _measure(state, batch, grads, sums, schedule)
+        rate = schedule(prior_steps + _updates_made(state))
+        measured = _measure(state, batch, grads, sums, rate)
         params = apply_updates(state.params, updates)
         new = TrainState(state.step + 1, params, opt_state, state.guard)
         if state.guard is None:
@@ -108,11 +126,15 @@ def make_train_step(
 
     compiled = jax.jit(
         train_step,
-        in_shardings=(state_shardings, batch_sharding(mesh, rules)),
+        in_shardings=(
+            state_shardings,
+            batch_sharding(mesh, rules),
+            replicated(mesh),
+        ),
         out_shardings=(state_shardings, replicated(mesh)),
         donate_argnums=0,
     )
-    return OnMesh(compiled, mesh, rules)
+    return OnMesh(compiled, mesh, rules, np.int32(prior_steps))
 
 
 class StepSettings(NamedTuple):
@@ -286,20 +308,28 @@ def _count_examples(
 
 
 class OnMesh:
-    """A jitted function, traced where logical names of activations mean something."""
+    """A jitted function, traced where logical names of activations mean something.
 
-    def __init__(self, jitted: Any, mesh: Mesh, rules: Rules) -> None:
+    Args:
+        jitted: the function.
+        mesh: the devices.
+        rules: logical axis to mesh axis.
+        last: its last arguments, the same at every call.
+    """
+
+    def __init__(self, jitted: Any, mesh: Mesh, rules: Rules, *last: Any) -> None:
         self._jitted, self._mesh, self._rules = jitted, mesh, rules
+        self._last = last
 
     def __call__(self, *args: Any) -> Any:
         """Calls it."""
         with logical_axes(self._mesh, self._rules):
-            return self._jitted(*args)
+            return self._jitted(*args, *self._last)
 
     def lower(self, *args: Any) -> jax.stages.Lowered:
         """Returns the program of these shapes, not compiled yet."""
         with logical_axes(self._mesh, self._rules):
-            lowered: jax.stages.Lowered = self._jitted.lower(*args)
+            lowered: jax.stages.Lowered = self._jitted.lower(*args, *self._last)
         return lowered
 
 
@@ -342,7 +372,7 @@ def _measure(
     batch: Batch,
     grads: Params,
     sums: LossSums,
-    schedule: optax.Schedule,
+    learning_rate: Any,
 ) -> StepSums:
     """Returns what is worth knowing about an update."""
     encoder = batch.encoder
@@ -357,7 +387,7 @@ def _measure(
         weights=sums.weights,
         grad_norm=optax.tree.norm(grads),
         param_norm=optax.tree.norm(in_float32(state.params)),
-        learning_rate=jnp.asarray(schedule(_updates_made(state)), jnp.float32),
+        learning_rate=jnp.asarray(learning_rate, jnp.float32),
         examples=jnp.sum(jnp.max(decoder_ids, axis=1)),
         encoder_tokens=jnp.sum(encoder.segment_ids > 0) if encoder else zero,
         decoder_tokens=jnp.sum(decoder_ids > 0),
