@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tolerances import REORDERED_SUM_RTOL
 from training_toys import NAMES, ToyBatches, ToyModel, make_run, make_settings
 
 from ul2.sharding.mesh import make_mesh
