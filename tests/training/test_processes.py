@@ -57,6 +57,14 @@ def test_two_processes_train_as_one(tmp_path, one_device):
                 alone.evaluation[name],
                 rtol=REORDERED_SUM_RTOL,
             )
+    # A batch that is bad on one process is bad for both, and known again later.
+    for policy, position in (("skip", 7), ("rollback", 9)):
+        ours, theirs = (report["bad"][policy] for report in reports)
+        assert ours["loss"] == theirs["loss"] and ours["step"] == 7
+        assert ours["position"] == theirs["position"] == position
+        lines = (tmp_path / policy / "events.jsonl").read_text().splitlines()
+        [event] = map(json.loads, lines)
+        assert (event["event"], event["step"], event["rows"]) == (policy, 5, [6])
     # Only one process got the signal; both stopped after the same step.
     assert reports[0]["stopped"] == reports[1]["stopped"]
     step, preempted = reports[0]["stopped"]

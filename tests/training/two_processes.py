@@ -3,6 +3,7 @@
 python two_processes.py PORT INDEX DIRECTORY
 """
 
+import dataclasses
 import itertools
 import json
 import os
@@ -12,6 +13,7 @@ import time
 from pathlib import Path
 
 import jax
+import numpy as np
 
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
 port, index, directory = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
@@ -31,14 +33,34 @@ from ul2.sharding.mesh import make_mesh  # noqa: E402
 from ul2.sharding.placement import host_rows  # noqa: E402
 from ul2.training import run_checkpoints, saving  # noqa: E402
 from ul2.training.failures import StorageError  # noqa: E402
+from ul2.training.guard import GuardSettings  # noqa: E402
 
 
 class HalfBatches(ToyBatches):
-    """Reads only the rows that this process's device needs."""
+    """Reads only the rows that this process's device needs; one batch may be bad."""
+
+    def __init__(self, bad=None, **changes):
+        super().__init__(**changes)
+        self.bad = bad
 
     def __next__(self):
+        is_bad = self.index == self.bad
         batch = super().__next__()
+        if is_bad:  # In a row that process 1 alone reads.
+            batch.loss_weights[6, 2] = np.nan
         return jax.tree.map(host_rows(mesh).of, batch)
+
+
+def train_with(policy, bad):
+    """Returns the last metrics of a run with a bad batch, once whole and once again."""
+    settings = make_settings(guard=GuardSettings(on_bad_numbers=policy))
+    for _ in range(2):
+        batches = HalfBatches(bad=bad)
+        summary = run_train(
+            directory / policy, batches=batches, settings=settings, **changes
+        )
+        settings = dataclasses.replace(settings, total_steps=7)
+    return {**summary.metrics, "position": batches.index}
 
 
 def interrupt_this_process_alone(batch_index):
@@ -108,10 +130,12 @@ if index == 0:
     damaged.write_bytes(b"")
 multihost_utils.sync_global_devices("it is damaged")
 stepped_over = run_train(directory / "whole", batches=HalfBatches(), **changes)
+bad = {policy: train_with(policy, 4) for policy in ("skip", "rollback")}
 report = {
     "failed_once": failed_once,
     "gave_up": gave_up,
     "stepped_over": [stepped_over.step, stepped_over.metrics["loss"]],
+    "bad": bad,
     "shard": host_rows(mesh),
     "whole": whole.metrics,
     "evaluation": whole.evaluation,

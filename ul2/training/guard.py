@@ -207,8 +207,8 @@ def judge(
         spikes=guard.spikes + spike,
         in_a_row=jnp.where(holds, guard.in_a_row, 0),
     )
-    judged = select(finite, judged, guard)._replace(held=holds)
-    new = select(guard.held, guard, judged)
+    judged = _select(finite, judged, guard)._replace(held=holds)
+    new = _select(guard.held, guard, judged)
     verdict = Verdict(
         made=~(guard.held | holds),
         finite=finite,
@@ -221,11 +221,6 @@ def judge(
         in_a_row=new.in_a_row,
     )
     return new, verdict
-
-
-def select(condition: Bool[Array, ""], new: Any, old: Any) -> Any:
-    """Returns one of two trees of arrays."""
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
 
 
 @jax.jit
@@ -283,3 +278,8 @@ def _towards(
     mean: Float[Array, ""], value: Float[Array, ""], weight: Float[Array, ""]
 ) -> Float[Array, ""]:
     return mean + weight * (value - mean)
+
+
+def _select(condition: Bool[Array, ""], new: Guard, old: Guard) -> Guard:
+    chosen: Guard = jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
+    return chosen

@@ -28,7 +28,7 @@ from ul2.sharding.rules import (
     mesh_axes,
     replicated,
 )
-from ul2.training.guard import Measured, Verdict, judge, select
+from ul2.training.guard import Measured, Verdict, judge
 from ul2.training.losses import LossSums, chunk_columns, cross_entropy, zero_sums
 from ul2.training.precision import apply_updates, in_float32, tables_in_float32
 from ul2.training.state import ModelDef, Params, TrainState
@@ -115,14 +115,27 @@ def make_train_step(
         if settings.loss_normalizer == "target_tokens":
             total = jnp.maximum(sums.weights, 1.0)
             grads = jax.tree.map(lambda grad: grad / total, grads)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         rate = schedule(prior_steps + _updates_made(state))
         measured = _measure(state, batch, grads, sums, rate)
-        params = apply_updates(state.params, updates)
-        new = TrainState(state.step + 1, params, opt_state, state.guard)
+
+        def update(old: TrainState) -> TrainState:
+            updates, opt_state = optimizer.update(grads, old.opt_state, old.params)
+            params = apply_updates(old.params, updates)
+            return TrainState(old.step + 1, params, opt_state, old.guard)
+
         if state.guard is None:
-            return new, measured
-        return _guarded(new, state, sums, measured, settings)
+            return update(state), measured
+        others = (sums.objective, measured.learning_rate, measured.param_norm)
+        guard, verdict = judge(
+            state.guard,
+            Measured(measured.loss, measured.tokens, measured.grad_norm, others),
+            settings.spike_threshold,
+            settings.holds_spikes,
+        )
+        # A branch, not a choice leaf by leaf: that would keep moments of old and new
+        # at once, where the update of a parameter reads its new moments.
+        new = jax.lax.cond(verdict.made, update, lambda old: old, state)
+        return new._replace(guard=guard), measured._replace(verdict=verdict)
 
     compiled = jax.jit(
         train_step,
@@ -154,26 +167,6 @@ class StepSettings(NamedTuple):
 def key_of_update(seed: int, step: Int[Array, ""]) -> Array:
     """Returns what the dropout of an update is drawn from."""
     return jax.random.fold_in(jax.random.key(seed), step)
-
-
-def _guarded(
-    new: TrainState,
-    old: TrainState,
-    sums: LossSums,
-    measured: StepSums,
-    settings: StepSettings,
-) -> tuple[TrainState, StepSums]:
-    """Returns the state after an update, or the one before, as the guard decides.
-
-    Chosen leaf by leaf, so the choice becomes part of the update of each array.
-    """
-    others = (sums.objective, measured.learning_rate, measured.param_norm)
-    judged_by = Measured(measured.loss, measured.tokens, measured.grad_norm, others)
-    guard, verdict = judge(
-        old.guard, judged_by, settings.spike_threshold, settings.holds_spikes
-    )
-    state: TrainState = select(verdict.made, new, old)
-    return state._replace(guard=guard), measured._replace(verdict=verdict)
 
 
 def accumulate(
