@@ -73,7 +73,10 @@ def read(
         [pair for pair in defaults if pair[0] in gin_config.undefined_macros()]
     )
     problems += (
-        gin_config.missing() + gin_config.unread_macros() + gin_config.of_wrong_type()
+        gin_config.missing()
+        + gin_config.unread_macros()
+        + gin_config.of_wrong_type()
+        + gin_config.circular_macros()
     )
     if problems:
         raise ConfigError(problems)
@@ -271,6 +274,7 @@ def sentinels_needed(gin_files: Sequence[str], bindings: Bindings) -> int:
             [_DEFAULT_OBJECTIVE, *gin_files], [*lengths, *bindings]
         )
     problems += gin_config.unread_macros(allowed=dict(lengths))
+    problems += gin_config.of_wrong_type() + gin_config.circular_macros()
     if problems:
         raise ConfigError(problems)
     macros = gin_config.macro_values()

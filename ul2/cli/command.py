@@ -61,7 +61,7 @@ def add_import_module(command: argparse.ArgumentParser) -> None:
 
 
 def import_modules(options: argparse.Namespace) -> None:
-    """Imports what `--import_module` names.
+    """Imports what `--import_module` names; gin files may name what is in it.
 
     Raises:
         ValueError: there is no such module.
@@ -71,6 +71,10 @@ def import_modules(options: argparse.Namespace) -> None:
             importlib.import_module(module)
         except ModuleNotFoundError as error:
             raise ValueError(f"--import_module={module}: {error}.") from None
+        if hasattr(options, "gin_file"):
+            from ul2 import gin_config
+
+            gin_config.trust(module)
 
 
 def say(line: str) -> None:
