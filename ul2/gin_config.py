@@ -71,7 +71,7 @@ class ConfigError(ValueError):
         self.problems = tuple(problems)
 
 
-class _Names(gin.config.ParseContext):  # type: ignore[misc]
+class _Names(gin.config.ParseContext):
     """The names that one gin file may use: those that are registered."""
 
     def process_import(self, statement: Any) -> None:

@@ -226,5 +226,7 @@ def test_same_documents_make_the_same_bytes(tmp_path):
 
 def test_manifest_without_its_parts_is_refused_by_name(tmp_path):
     (tmp_path / "manifest.json").write_text('{"format_version": 1, "vocab": {}}')
-    with pytest.raises(ValueError, match="damaged: no tokenizer, splits, sources"):
+    with pytest.raises(
+        ValueError, match="damaged: no dtype, tokenizer, splits, sources"
+    ):
         TokenStore.open(tmp_path)
