@@ -149,10 +149,17 @@ def opened_to_look_at(
         yield next(iter(data.candidates().values()), data)
 
 
-def check(gin_files: Sequence[str], bindings: Bindings) -> dict[str, Any]:
+def check(
+    gin_files: Sequence[str], bindings: Bindings, *, verify_data: bool = False
+) -> dict[str, Any]:
     """Returns what a config will really do, and everything that is wrong with it.
 
     Goes as far as what is wrong lets it, compiles nothing and writes nothing.
+
+    Args:
+        gin_files: as for `read`.
+        bindings: as for `read`.
+        verify_data: whether to read all data, and compare them with their checksums.
 
     Returns:
         `errors`, `warnings`, and what the data measure as far as there are any.
@@ -177,6 +184,8 @@ def check(gin_files: Sequence[str], bindings: Bindings) -> dict[str, Any]:
         recipe = recipe.with_model(start.model if start else None)
         mesh = make_mesh(recipe)
         data = open_data(recipe, mesh, start or Start(), folder)
+        if verify_data:
+            data.verify()
         _check_data(recipe, data, start, report)
     return report
 

@@ -91,7 +91,7 @@ class BlockChecksums:
         touched = np.minimum(first[:, None] + np.arange(widest), last[:, None])
         for block in np.unique(touched[~self._sound[touched]]).tolist():
             begin, end = block * BLOCK_BYTES, (block + 1) * BLOCK_BYTES
-            if zlib.crc32(self.content[begin:end]) != self.checksums[block]:
+            if zlib.crc32(self.content[begin:end].data) != self.checksums[block]:
                 raise ValueError(
                     f"{self.file} is damaged between bytes {begin:,} and {end:,}: "
                     "their checksum is not the one that was written; copy the store or "

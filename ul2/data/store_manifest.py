@@ -25,7 +25,10 @@ KINDS: Final = ("tokens", "documents", "origins")
 CHECKSUMS: Final = "checksums"
 OFFSET: Final = np.dtype("<u8")
 ORIGIN: Final = np.dtype([("source", "<u4"), ("record", "<u8")])
-_TOKENS: Final = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
+_TOKENS: Final[dict[str, "np.dtype[Any]"]] = {
+    "uint16": np.dtype("<u2"),
+    "uint32": np.dtype("<u4"),
+}
 _HASH: Final = "manifest_sha256"
 _KEYS: Final = {
     "dtype": str,
