@@ -6,9 +6,11 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from ul2 import is_ours
+
+_MAX_LINE: Final = 2000
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -92,11 +94,23 @@ def explain(error: BaseException) -> tuple[str, int] | None:
     if isinstance(error, FloatingPointError):
         return f"error: {error}", 1
     if isinstance(error, ValueError) and is_ours(error):
-        return f"error: {error}", 2
+        return f"error: {one_line(str(error))}", 2
     from ul2.training import failures
 
     report = failures.explain(error)
     return None if report is None else (f"error: {report}", 1)
+
+
+def one_line(text: str) -> str:
+    """Returns a message that may quote a foreign file, safe to print.
+
+    A name in such a file may hold line ends, and codes that a terminal obeys.
+    """
+    if text.isprintable() and len(text) <= _MAX_LINE:
+        return text
+    words = " ".join(text.split())
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in words)
+    return shown if len(shown) <= _MAX_LINE else f"{shown[:_MAX_LINE]} ..."
 
 
 def make_console(options: argparse.Namespace) -> Any:
