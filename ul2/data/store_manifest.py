@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from ul2 import json_files
 from ul2.data.block_checksums import CHECKSUM, num_blocks
 from ul2.vocab import Vocab
 
@@ -116,16 +117,11 @@ class _BadManifestError(Exception):
 def _parse(file: Path) -> dict[str, Any]:
     """Reads a JSON object."""
     try:
-        if file.stat().st_size > _MAX_BYTES:
-            raise ValueError("it is too large")
-        manifest = json.loads(file.read_bytes())
+        return json_files.read_object(file, most_bytes=_MAX_BYTES)
     except OSError as error:
         raise ValueError(f"cannot read {file}: {error.strerror}.") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ValueError(f"{file} is damaged: {error}.") from None
-    if not isinstance(manifest, dict):
-        raise ValueError(f"{file} is damaged: it is no JSON object.")
-    return manifest
 
 
 def _hash(manifest: Mapping[str, Any]) -> str:

@@ -41,7 +41,7 @@ class Staging:
             raise ValueError(f"{out} exists; choose another --out or remove it.")
         text = json.dumps(plan, sort_keys=True, default=str)
         kept = self.directory / _PLAN
-        self.resumed = kept.is_file() and kept.read_text() == text
+        self.resumed = kept.is_file() and kept.read_bytes() == text.encode()
         try:
             if not self.resumed:
                 shutil.rmtree(self.directory, ignore_errors=True)
@@ -50,7 +50,9 @@ class Staging:
         except OSError as error:
             raise ValueError(f"cannot write to {out}: {error.strerror}.") from None
         done = self.directory / _DONE
-        self._finished = set(done.read_text().splitlines()) if done.is_file() else set()
+        self._finished = set()
+        if done.is_file():
+            self._finished = set(done.read_text(errors="replace").splitlines())
 
     def once(self, name: str, write: Callable[[], None]) -> None:
         """Calls `write` unless it has returned before; then notes that it has."""

@@ -85,7 +85,14 @@ def check_same_run(model_dir: str | Path, config_text: str) -> None:
     kept = Path(model_dir) / CONFIG
     if not kept.is_file() or not has_checkpoint(model_dir):
         return
-    before, now = _statements(kept.read_text()), _statements(config_text)
+    try:
+        before = _statements(kept.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        raise ValueError(
+            f"{kept} is damaged, so that nobody knows which run this is; put it back, "
+            "or choose another MODEL_DIR."
+        ) from None
+    now = _statements(config_text)
     names = {name for name in {**before, **now} if "." in name}
     old, new = _values(before), _values(now)
     changes = [
@@ -183,16 +190,18 @@ def _values(statements: dict[str, str]) -> dict[str, str]:
     """Returns the statements with the values of macros in their place."""
     values = dict(statements)
     for name, value in values.items():
-        while value.startswith("%") and value[1:] in statements:
-            value = statements[value[1:]]
+        # Not for ever, where a damaged file has a macro that is itself.
+        for _ in statements:
+            value = statements.get(value[1:], value) if value[:1] == "%" else value
         values[name] = value
     return values
 
 
 def _shown(name: str, statements: dict[str, str]) -> str:
     """Returns what a person sets a parameter by: its macro, if it has one."""
-    while statements.get(name, "").startswith("%"):
-        name = statements[name][1:]
+    for _ in statements:
+        value = statements.get(name, "")
+        name = value[1:] if value.startswith("%") else name
     return name
 
 

@@ -12,7 +12,7 @@ import socket
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, Final, Protocol, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -21,7 +21,10 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from ul2 import json_files
+
 Measurement = Mapping[str, Any]
+_MAX_LINE_BYTES: Final = 2**20
 
 
 class Writer(Protocol):
@@ -58,15 +61,27 @@ def _drop_later_lines(path: Path, restored_step: int) -> None:
     """Keeps the whole lines of steps up to `restored_step`."""
     if not path.exists():
         return
-    kept = [
-        line
-        for line in path.read_text(encoding="utf-8").splitlines(keepends=True)
-        # A kill may leave half a line at the end.
-        if line.endswith("}\n") and json.loads(line)["step"] <= restored_step
-    ]
     partial = path.with_suffix(".partial")
-    partial.write_text("".join(kept), encoding="utf-8")
+    with partial.open("wb") as file:
+        for step, line, _ in read_measurements(path):
+            if step <= restored_step:
+                file.write(line)
     partial.replace(path)
+
+
+def read_measurements(path: Path) -> Iterator[tuple[int, bytes, dict[str, Any]]]:
+    """Yields step, line and content of every measurement in a file of JSON lines.
+
+    Lines that are none are left out: a kill leaves half a one, a disk worse.
+    """
+    if not path.is_file():
+        return
+    with path.open("rb") as lines:
+        while line := lines.readline(_MAX_LINE_BYTES):
+            measurement = json_files.parse_line(line) if line.endswith(b"}\n") else None
+            step = measurement and measurement.get("step")
+            if measurement is not None and type(step) is int:
+                yield step, line, measurement
 
 
 # Files of one process, written within one second, differ by these.
