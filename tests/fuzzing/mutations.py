@@ -33,7 +33,7 @@ _RAW += [b"<!DOCTYPE x [<!ENTITY e 'e'>]>", b"import os\n", b"\x80\x04cos\nsyste
 _FRESH_VALUES = 7
 # Stands for brackets within brackets, more of them than Python itself can write.
 _DEEP = "so deep"
-_GROWN_BYTES = 3 * 2**29
+_GROWN_BYTES = 3 * 2**30
 
 
 def mutate(folder: Path, rng: random.Random) -> None:
@@ -62,7 +62,8 @@ def _mutate_entry(file: Path, files: list[Path], rng: random.Random) -> None:
         file.write_bytes(rng.choice(files).read_bytes())
     elif action == "grown":
         # Takes no room on disk, and all there is in memory.
-        os.truncate(file, rng.choice((_GROWN_BYTES, file.stat().st_size + 1)))
+        grown = _GROWN_BYTES if rng.random() < 0.1 else file.stat().st_size + 1
+        os.truncate(file, grown)
     else:
         file.unlink()
         if action == "folder":

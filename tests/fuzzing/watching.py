@@ -21,9 +21,9 @@ from typing import Any
 from ul2 import is_ours
 from ul2.cli.command import explain
 
-SECONDS = 10.0
+SECONDS = 30.0
 # Of one input, all files of which are smaller than a megabyte, or sparse.
-MEMORY_BYTES = 2**28
+MEMORY_BYTES = 2**30
 _MESSAGE = 2100
 _STARTS = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "subprocess.Popen")
 _FORBIDDEN = (*_STARTS, "pickle.find_class", "socket.connect", "ctypes.dlopen")
@@ -137,7 +137,7 @@ def _alarm() -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def limit_memory(more: int = 4 * MEMORY_BYTES) -> None:
+def limit_memory(more: int = 3 * MEMORY_BYTES) -> None:
     """Lets the process have so many bytes more than it has now."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     size = pages * resource.getpagesize() + more

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, NoReturn, Protocol
 
 from ul2.tasks.sources import (
+    OF_TABLES,
     damages_of,
     import_extra,
     open_table,
@@ -154,7 +155,7 @@ def _one_line_errors(name: str) -> Iterator[None]:
 def _damages(name: str) -> tuple[type[Exception], ...]:
     damages = damages_of(name)
     if name.endswith(".parquet"):
-        return (*damages, import_extra("pyarrow", name).ArrowException)
+        return (*damages, *OF_TABLES, import_extra("pyarrow", name).ArrowException)
     return damages
 
 

@@ -429,8 +429,13 @@ def _read_parquet(file: str, column: str) -> _Read:
                             f"{file}: row {row}: column {column!r} is no text but "
                             f"{_show(text)}"
                         )
-    except (OSError, UnicodeDecodeError, pyarrow.ArrowException) as error:
+    except (*OF_TABLES, pyarrow.ArrowException) as error:
         yield BrokenTextError(f"{file}: cannot be read to its end ({error})")
+
+
+# What pyarrow raises beside its own errors: a text that is no UTF-8, a time beyond the
+# calendar or in a zone that does not exist.
+OF_TABLES: Final = (OSError, ValueError, OverflowError, LookupError)
 
 
 def open_table(file: str) -> Any:
@@ -441,8 +446,9 @@ def open_table(file: str) -> Any:
     """
     parquet = import_extra("pyarrow.parquet", file)
     with parquet.ParquetFile(file) as table:
-        names = table.schema_arrow.names
-    return parquet.ParquetFile(file, read_dictionary=names)
+        columns = map(table.schema.column, range(len(table.schema.names)))
+        texts = {one.path for one in columns if one.physical_type == "BYTE_ARRAY"}
+    return parquet.ParquetFile(file, read_dictionary=sorted(texts))
 
 
 def _not_utf8(place: str, error: UnicodeDecodeError) -> BrokenTextError:

@@ -107,6 +107,10 @@ class Contract:
             value = values.get(name, 0)
             if type(value) is not int or value < 0:
                 raise ValueError(f"contract: {name}={value!r} is no number of updates.")
+        if not isinstance(values["config_text"], str):
+            raise ValueError("contract: config_text is no text.")
+        if not isinstance(values.get("data_position"), dict | None):
+            raise ValueError("contract: data_position is no object.")
         return cls(**{**values, "vocab": Vocab.from_json(values["vocab"])})
 
 

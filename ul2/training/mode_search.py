@@ -153,6 +153,7 @@ def _are_trials(trials: Any, best: Any, metric: Any) -> bool:
     """
     return (
         isinstance(trials, dict)
+        and isinstance(metric, str)
         and all(re.fullmatch(r"\w+", name) for name in trials)
         and all(isinstance(scores, dict) for scores in trials.values())
         and all(type(scores.get(metric)) is float for scores in trials.values())

@@ -43,9 +43,14 @@ class JsonLines:
     """One JSON object a line."""
 
     def __init__(self, path: Path, restored_step: int) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _drop_later_lines(path, restored_step)
-        self._file = path.open("a", encoding="utf-8")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _drop_later_lines(path, restored_step)
+            self._file = path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise ValueError(
+                f"cannot write {path}: {error.strerror}; choose another MODEL_DIR."
+            ) from None
 
     def write(self, measurement: Measurement) -> None:
         """Appends a line and flushes it, so that a kill loses none."""
