@@ -83,7 +83,7 @@ def make_gin(folder: Path) -> None:
             shutil.copy(source, folder / f"{source.stem}.gin")
 
 
-@reader("gin files", make_gin, share=6)
+@reader("gin files", make_gin, share=10)
 def read_gin(folder: Path) -> None:
     from ul2 import launch
 
@@ -96,7 +96,7 @@ def make_bindings(folder: Path) -> None:
     (folder / "bindings").write_text(_BINDINGS)
 
 
-@reader("gin bindings", make_bindings, share=6)
+@reader("gin bindings", make_bindings, share=10)
 def read_bindings(folder: Path) -> None:
     from ul2 import launch
 
@@ -162,7 +162,7 @@ def make_parquet(folder: Path) -> None:
         parquet.write_table(table, file, compression=codec, row_group_size=25)
 
 
-@reader("parquet", make_parquet, share=10)
+@reader("parquet", make_parquet, share=15)
 def read_parquet(folder: Path) -> None:
     from ul2.inference.rows import FileRows, survey
     from ul2.tasks.sources import TextSource, read_documents
@@ -279,7 +279,7 @@ def repair_example_store(folder: Path) -> None:
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
-@reader("example store", make_example_store, repair=repair_example_store, share=20)
+@reader("example store", make_example_store, repair=repair_example_store, share=40)
 def read_example_store(folder: Path) -> None:
     from ul2.data.example_store import open_store
 
@@ -323,7 +323,7 @@ def make_tokenizer(folder: Path) -> None:
     train_foreign(folder / "spiece.model")
 
 
-@reader("sentencepiece", make_tokenizer, share=20)
+@reader("sentencepiece", make_tokenizer, share=30)
 def read_tokenizer(folder: Path) -> None:
     from ul2.interop.vocabulary import open_foreign
 
@@ -407,7 +407,7 @@ reader("hugging face, shards", make_huggingface_shards, share=2)(read_checkpoint
 reader("tokenizer.json", make_tokenizer_json, share=2)(read_checkpoint)
 
 
-@reader("safetensors", make_huggingface_shards, share=20)
+@reader("safetensors", make_huggingface_shards, share=40)
 def read_safetensors(folder: Path) -> None:
     from ul2.interop import safetensors
 
@@ -463,7 +463,7 @@ def make_msgpack(folder: Path) -> None:
     (folder / "checkpoint").write_bytes(serialization.msgpack_serialize(tree))
 
 
-@reader("msgpack", make_msgpack, share=40)
+@reader("msgpack", make_msgpack, share=100)
 def read_msgpack(folder: Path) -> None:
     from ul2.interop.flax_msgpack import index
     from ul2.interop.tensors import Tensor
@@ -508,8 +508,8 @@ def read_arrays(folder: Path) -> None:
             tensor.read(region)
 
 
-reader("zarr", make_zarr, share=10)(read_arrays)
-reader("ocdbt", make_ocdbt, share=4)(read_arrays)
+reader("zarr", make_zarr, share=25)(read_arrays)
+reader("ocdbt", make_ocdbt, share=8)(read_arrays)
 
 
 def make_own(folder: Path) -> None:
@@ -586,7 +586,7 @@ def make_journal(folder: Path) -> None:
         journal.add({0: {"inputs": "x"}, 2: {"inputs": "é"}})
 
 
-@reader("journal", make_journal, share=20)
+@reader("journal", make_journal, share=40)
 def read_journal(folder: Path) -> None:
     from ul2.inference.journal import Journal
 
@@ -611,7 +611,7 @@ def make_published(folder: Path) -> None:
     (folder / "anatomy_test.csv").write_text('What?,"a, b",c,d,e,B\nWho?,1,2,3,4,A\n')
 
 
-@reader("published data sets", make_published, share=20)
+@reader("published data sets", make_published, share=40)
 def read_published(folder: Path) -> None:
     from ul2.tasks import published_files as files
     from ul2.tasks.examples import _read_file
