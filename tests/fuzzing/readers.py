@@ -318,12 +318,19 @@ def _sha256(content: bytes) -> str:
 
 
 def make_tokenizer(folder: Path) -> None:
+    from ul2.tasks.tokenizer import train_tokenizer
+
+    texts = [f"the {i}th text of many words, {i * i}" for i in range(60)]
+    train_tokenizer(texts, 300, 4, folder / "spiece.model")
+
+
+def make_foreign_tokenizer(folder: Path) -> None:
     from text_toys import train_foreign
 
+    # Nearly all of it is the table of what is normalised to what.
     train_foreign(folder / "spiece.model")
 
 
-@reader("sentencepiece", make_tokenizer, share=30)
 def read_tokenizer(folder: Path) -> None:
     from ul2.interop.vocabulary import open_foreign
 
@@ -333,6 +340,10 @@ def read_tokenizer(folder: Path) -> None:
         tokenizer.decode([i for i in ids if 0 <= i < tokenizer.vocab.size])
     for token in (0, tokenizer.vocab.size - 1):
         tokenizer.id_to_text(token)
+
+
+reader("sentencepiece", make_tokenizer, share=30)(read_tokenizer)
+reader("sentencepiece, T5's", make_foreign_tokenizer, share=10)(read_tokenizer)
 
 
 # Checkpoints of others, and ours.

@@ -27,7 +27,8 @@ MEMORY_BYTES = 2**30
 _MESSAGE = 2100
 _STARTS = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "subprocess.Popen")
 _FORBIDDEN = (*_STARTS, "pickle.find_class", "socket.connect", "ctypes.dlopen")
-_CHANGES = ("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.symlink", "os.link")
+_MOVES = ("os.rename", "os.link", "os.symlink")
+_CHANGES = ("os.remove", "os.mkdir", "os.rmdir", *_MOVES)
 
 
 class TooSlow(BaseException):
@@ -70,7 +71,8 @@ class Watch:
         if event in _FORBIDDEN:
             self._seen.append(f"{event} {args[:1]}")
         elif event == "open" or event in _CHANGES:
-            self._check_path(event, args[0], self._folder)
+            for name in args[: 2 if event in _MOVES else 1]:
+                self._check_path(event, name, self._folder)
 
     def _check_path(self, event: str, name: Any, folder: str) -> None:
         if isinstance(name, bytes):
