@@ -211,3 +211,14 @@ def test_folder_may_have_any_name(tmp_path):
         saver.save(root / "item", {"a": {"b": ARRAY}})
     assert (root / "item" / "manifest.ocdbt").is_file()
     np.testing.assert_array_equal(read_database(root / "item")["a/b"].read(), ARRAY)
+
+
+@pytest.mark.parametrize("compressor", [GZIP, None])
+def test_chunk_that_is_larger_than_what_it_holds_is_not_read(tmp_path, compressor):
+    folder = write(tmp_path, compressor=compressor)
+    with (folder / "1.0").open("ab") as file:
+        file.truncate(2**31)
+    found = read_directory(tmp_path, "a.b")
+    np.testing.assert_array_equal(found.read((slice(0, 4), slice(0, 8))), ARRAY[:4])
+    with pytest.raises(ValueError, match=r"a\.b: chunk 1\.0 has 2,147,483,648 bytes"):
+        found.read((slice(3, 5), slice(0, 8)))

@@ -4,6 +4,7 @@ T5X and orbax both keep arrays so, and TensorStore reads and writes both. What i
 let pass is checked here: a chunk that is not there reads as zeros.
 """
 
+import itertools
 import json
 import math
 import os
@@ -26,6 +27,7 @@ _MAX_CHUNK_BYTES: Final = 4 * 2**30
 _MAX_TREE_BYTES: Final = 2**26
 # Of chunks that may be absent.
 _MAX_ABSENT: Final = 10_000
+_CHUNK_OVERHEAD: Final = 2**16
 # As TensorStore says INVALID_ARGUMENT, UNIMPLEMENTED and OUT_OF_RANGE, and others.
 _DAMAGES: Final = (ValueError, NotImplementedError, IndexError, OverflowError)
 
@@ -53,7 +55,7 @@ def read_directory(root: Path, name: str) -> Tensor:
             f"{name}: {directory} is no zarr array ({error.strerror})."
         ) from None
     store = {"driver": "file", "path": f"{directory}/"}
-    return _open(name, content, store, files)
+    return _open(name, content, store, files, directory)
 
 
 def read_database(root: Path) -> dict[str, Tensor]:
@@ -113,7 +115,13 @@ def _read_tree(root: Path) -> list[tuple[str, ...]]:
         raise ValueError(f"{root / METADATA} is damaged.") from None
 
 
-def _open(name: str, head: bytes, store: dict[str, Any], there: Set[str]) -> Tensor:
+def _open(
+    name: str,
+    head: bytes,
+    store: dict[str, Any],
+    there: Set[str],
+    directory: Path | None = None,
+) -> Tensor:
     """Checks an array's head and chunks, and returns the array.
 
     Args:
@@ -121,6 +129,7 @@ def _open(name: str, head: bytes, store: dict[str, Any], there: Set[str]) -> Ten
         head: content of its head.
         store: where TensorStore finds it.
         there: names of all that lies there, chunks among them.
+        directory: where chunks are files; TensorStore reads a file of any size.
     """
     shape, chunks, dtype, sep, may_lack = _read_head(name, head)
     grid = [math.ceil(size / chunk) for size, chunk in zip(shape, chunks, strict=True)]
@@ -141,6 +150,8 @@ def _open(name: str, head: bytes, store: dict[str, Any], there: Set[str]) -> Ten
                 )
 
     def read(region: Region) -> np.ndarray:
+        if directory is not None:
+            _check_chunks(name, directory, region, chunks, dtype, sep)
         spec = {"driver": "zarr", "kvstore": store}
         try:
             array = ts.open(spec, open=True, read=True).result()
@@ -151,6 +162,33 @@ def _open(name: str, head: bytes, store: dict[str, Any], there: Set[str]) -> Ten
             ) from None
 
     return Tensor(name, shape, dtype, _piece(shape, chunks, dtype), read)
+
+
+def _check_chunks(
+    name: str,
+    directory: Path,
+    region: Region,
+    chunks: tuple[int, ...],
+    dtype: np.dtype[Any],
+    sep: str,
+) -> None:
+    """Refuses chunks of a region whose files are larger than what they could hold."""
+    most = 2 * math.prod(chunks) * dtype.itemsize + _CHUNK_OVERHEAD
+    ranges = [
+        range(one.start // size, -(-one.stop // size))
+        for one, size in zip(region, chunks, strict=True)
+    ]
+    for place in itertools.product(*ranges):
+        chunk = sep.join(map(str, place)) or "0"
+        try:
+            size = os.path.getsize(directory / chunk)
+        except OSError:
+            continue  # the fill value stands for it, or TensorStore will say so
+        if size > most:
+            raise ValueError(
+                f"{name}: chunk {chunk} has {size:,} bytes, more than it could hold; "
+                "copy the checkpoint again."
+            )
 
 
 def _read_head(

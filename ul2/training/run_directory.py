@@ -14,6 +14,7 @@ from ul2.training.checkpoints import CHECKPOINTS, checkpoints_dir, is_step_dir
 
 CONFIG: Final = "config.gin"
 TOKENIZER: Final = "tokenizer.model"
+_MAX_CONFIG_BYTES: Final = 2**24
 _LOOKS, _LOOK_AGAIN_SECONDS = 10, 0.5
 # What may change while a run goes on. Everything else is what the run is.
 _MAY_CHANGE: Final = frozenset(
@@ -86,8 +87,10 @@ def check_same_run(model_dir: str | Path, config_text: str) -> None:
     if not kept.is_file() or not has_checkpoint(model_dir):
         return
     try:
+        if kept.stat().st_size > _MAX_CONFIG_BYTES:
+            raise ValueError("too large")
         before = _statements(kept.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError):
+    except (OSError, ValueError):
         raise ValueError(
             f"{kept} is damaged, so that nobody knows which run this is; put it back, "
             "or choose another MODEL_DIR."
