@@ -331,7 +331,7 @@ def test_check_says_which_batch_would_pad_less(store, capfd):
 
 
 def test_bug_of_ours_keeps_its_traceback(store, monkeypatch):
-    def fail(*arguments):
+    def fail(*arguments, **options):
         json.loads("{")
 
     monkeypatch.setattr(launch, "check", fail)

@@ -3,6 +3,10 @@
 gin ignores what nothing reads and stops at the first mistake. Here a binding that
 nothing reads is refused, with the nearest name, and everything that is missing is
 reported at once, with the file or the flag to set it in.
+
+gin also imports whatever module a file names, and calls whatever is found in it, so
+that a file can do what a program can. Here it reaches registered names alone: those of
+this package that are in a table, and the modules that somebody named by hand.
 """
 
 import ast
@@ -11,10 +15,11 @@ import dataclasses
 import difflib
 import inspect
 import os
+import re
 import types
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 import gin
 
@@ -36,6 +41,26 @@ _WHERE: Final = {
     "mixture": "add --gin_file=configs/objectives/NAME.gin",
 }
 _RUN_FILE: Final = "add --gin_file=configs/runs/pretrain.gin"
+# What gin files may name, by module.
+_REGISTERED: Final = {
+    "ul2.recipe": ("Recipe",),
+    "ul2.training.loop": ("TrainSettings",),
+    "ul2.training.optimizers": ("adafactor", "adamw"),
+    "ul2.training.schedules": ("constant", "cosine", "inverse_square_root", "linear"),
+    "ul2.denoising.mixture": ("from_rows", "named"),
+    "ul2.data.task_mixture": ("TaskMixture",),
+    "ul2.models.config": ("ModelConfig",),
+    "ul2.models.decoder_only": ("DecoderOnly",),
+    "ul2.models.encoder_decoder": ("EncoderDecoder",),
+    # What `%NAME` stands for.
+    "gin.config": ("macro", "_retrieve_constant"),
+}
+# Modules that `--import_module` named: what they define is registered, too.
+_trusted: set[str] = set()
+_MAX_FILE_BYTES: Final = 2**20
+_MAX_INCLUDES: Final = 32
+_MAX_MESSAGE: Final = 600
+_NAME: Final = re.compile(r"[\w./]+")
 
 
 class ConfigError(ValueError):
@@ -44,6 +69,70 @@ class ConfigError(ValueError):
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("; ".join(problems))
         self.problems = tuple(problems)
+
+
+class _Names(gin.config.ParseContext):
+    """The names that one gin file may use: those that are registered."""
+
+    def process_import(self, statement: Any) -> None:
+        """Imports a module, if it is registered."""
+        module = statement.module
+        is_feature = statement.is_from and module.startswith("__gin__.")
+        if not (is_feature or module in _REGISTERED or _is_trusted(module)):
+            known = ", ".join(name for name in _REGISTERED if name.startswith("ul2."))
+            raise ValueError(
+                f"a gin file may not import {module}, only {known}; name a module of "
+                "your own with --import_module."
+            )
+        super().process_import(statement)
+
+    def get_configurable(self, selector: str) -> Any:
+        """Returns what a name stands for, if it is registered."""
+        if self._dynamic_registration:
+            named = self._resolve_selector(selector)[1][-1]
+        else:
+            found = gin.config._REGISTRY.get_match(selector)
+            named = found and found.wrapped
+        if named is not None and not _is_registered(named):
+            raise ValueError(f"a gin file may not name {selector}: not registered.")
+        return super().get_configurable(selector)
+
+
+gin.config.ParseContext = _Names
+
+
+def trust(module: str) -> None:
+    """Lets gin files import a module, and name what is defined in it or below it."""
+    _trusted.add(module)
+
+
+def _is_trusted(module: str) -> bool:
+    return any(module == one or module.startswith(f"{one}.") for one in _trusted)
+
+
+def _is_registered(named: Any) -> bool:
+    """Returns whether a gin file may name a function or a class."""
+    module = str(getattr(named, "__module__", None))
+    name = getattr(named, "__qualname__", None)
+    return name in _REGISTERED.get(module, ()) or (
+        callable(named) and _is_trusted(module)
+    )
+
+
+def _open(path: str) -> TextIO:
+    """Opens a gin file, for gin.
+
+    Raises:
+        ValueError: it is too large, or one of too many that include each other.
+    """
+    if os.path.getsize(path) > _MAX_FILE_BYTES:
+        raise ValueError(f"{path} is too large to be a gin file.")
+    if len(gin.config._PARSE_CONTEXTS) > _MAX_INCLUDES:
+        raise ValueError(
+            f"gin files include each other {_MAX_INCLUDES} deep; does {path} include "
+            "itself?"
+        )
+    return open(path, encoding="utf-8")
 
 
 def make_recipe() -> Recipe:
@@ -97,7 +186,7 @@ def begin(gin_files: Sequence[str], bindings: Bindings) -> list[str]:
     gin.config._LOCATION_PREFIXES[:] = ["", *map(str, _ROOTS)]
     # Files alone: gin's other reader looks a file up among the Python packages, and
     # fails at `configs/` wherever that is on the path.
-    gin.config._FILE_READERS[:] = [(open, os.path.isfile)]
+    gin.config._FILE_READERS[:] = [(_open, os.path.isfile)]
     for name in gin_files:
         path = _find(name)
         try:
@@ -112,22 +201,32 @@ def parse(bindings: Bindings) -> list[str]:
     """Parses bindings one by one, and returns what is wrong with any."""
     problems = []
     for name, value in bindings:
+        if not _NAME.fullmatch(name):
+            problems.append(f"--gin.{_shown(name)}: this is no name of gin")
+            continue
         try:
             gin.parse_config(f"{name} = {_literal(value)}")
         except Exception as error:
-            problems.append(f"--gin.{name}={value}: {_one_line(error)}")
+            problems.append(f"--gin.{name}={_shown(value)}: {_one_line(error)}")
     return problems
 
 
 def _literal(value: str) -> str:
     """Returns a gin value; what is no literal, reference or macro is a string."""
     if value.startswith(("@", "%")):
-        return value
+        # Behind a line end, another statement would begin.
+        return " ".join(value.splitlines())
     try:
         ast.literal_eval(value)
-    except (ValueError, SyntaxError):
+    # The last two: hundreds of brackets.
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
         return repr(os.path.expanduser(value))
     return value
+
+
+def _shown(text: str) -> str:
+    """Returns the beginning of what was typed, for a message."""
+    return " ".join(text.split())[:80]
 
 
 def macro_values() -> dict[str, Any]:
@@ -149,6 +248,29 @@ def _used_macros() -> dict[str, str]:
                     macro = reference.scoped_selector.removesuffix("/gin.macro")
                     used[macro] = f"{selector}.{name}"
     return used
+
+
+def circular_macros() -> list[str]:
+    """Returns a line for every macro whose value comes back to itself."""
+    refers = {
+        name: {
+            reference.scoped_selector.removesuffix("/gin.macro")
+            for reference in gin.config.iterate_references(value)
+            if reference.selector == "gin.macro"
+        }
+        for name, value in macro_values().items()
+    }
+    problems = []
+    for name in sorted(refers):
+        reached: set[str] = set()
+        waiting = [name]
+        while waiting:
+            found = refers.get(waiting.pop(), set()) - reached
+            reached |= found
+            waiting += found
+        if name in reached:
+            problems.append(f"{name} refers to itself: give it a value")
+    return problems
 
 
 def undefined_macros() -> set[str]:
@@ -290,4 +412,5 @@ def _one_line(error: BaseException) -> str:
     text = str(error) or type(error).__name__
     for picture in ("In bindings string line", "In call to configurable"):
         text = text.split(picture)[0]
-    return " ".join(line.strip(" ^") for line in text.splitlines() if line.strip(" ^"))
+    lines = (line.strip(" ^") for line in text.splitlines())
+    return " ".join(line for line in lines if line)[:_MAX_MESSAGE]

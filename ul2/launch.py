@@ -74,7 +74,10 @@ def read(
         [pair for pair in defaults if pair[0] in gin_config.undefined_macros()]
     )
     problems += (
-        gin_config.missing() + gin_config.unread_macros() + gin_config.of_wrong_type()
+        gin_config.missing()
+        + gin_config.unread_macros()
+        + gin_config.of_wrong_type()
+        + gin_config.circular_macros()
     )
     if problems:
         raise ConfigError(problems)
@@ -147,10 +150,17 @@ def opened_to_look_at(
         yield next(iter(data.candidates().values()), data)
 
 
-def check(gin_files: Sequence[str], bindings: Bindings) -> dict[str, Any]:
+def check(
+    gin_files: Sequence[str], bindings: Bindings, *, verify_data: bool = False
+) -> dict[str, Any]:
     """Returns what a config will really do, and everything that is wrong with it.
 
     Goes as far as what is wrong lets it, compiles nothing and writes nothing.
+
+    Args:
+        gin_files: as for `read`.
+        bindings: as for `read`.
+        verify_data: whether to read all data, and compare them with their checksums.
 
     Returns:
         `errors`, `warnings`, and what the data measure as far as there are any.
@@ -175,6 +185,8 @@ def check(gin_files: Sequence[str], bindings: Bindings) -> dict[str, Any]:
         recipe = recipe.with_model(start.model if start else None)
         mesh = make_mesh(recipe)
         data = open_data(recipe, mesh, start or Start(), folder)
+        if verify_data:
+            data.verify()
         _check_data(recipe, data, start, report)
     return report
 
@@ -272,6 +284,7 @@ def sentinels_needed(gin_files: Sequence[str], bindings: Bindings) -> int:
             [_DEFAULT_OBJECTIVE, *gin_files], [*lengths, *bindings]
         )
     problems += gin_config.unread_macros(allowed=dict(lengths))
+    problems += gin_config.of_wrong_type() + gin_config.circular_macros()
     if problems:
         raise ConfigError(problems)
     macros = gin_config.macro_values()

@@ -107,6 +107,7 @@ class Recipe:
     rounding: str = "stochastic"
 
     def __post_init__(self) -> None:
+        self._check_parts()
         precision.check(self.param_dtype, self.rounding)
         if self.initial_optimizer not in INITIAL_OPTIMIZERS:
             raise ValueError(
@@ -118,6 +119,27 @@ class Recipe:
                 "INITIAL_OPTIMIZER=keep needs the checkpoint that holds it; set "
                 "INITIAL_CHECKPOINT."
             )
+
+    def _check_parts(self) -> None:
+        """Refuses a value where a part is wanted, and a part where another is."""
+        for name, is_one, what in (
+            ("mixture", isinstance(self.mixture, Mixture | TaskMixture), "a mixture"),
+            ("settings", isinstance(self.settings, loop.TrainSettings), "settings"),
+            ("optimizer", callable(self.optimizer), "an optimizer"),
+            ("schedule", callable(self.schedule), "a schedule"),
+            ("model", self.model is None or callable(self.model), "a model"),
+            (
+                "model_config",
+                self.model_config is None or callable(self.model_config),
+                "a model's config",
+            ),
+        ):
+            if not is_one:
+                given = repr(getattr(self, name))[:80]
+                raise ValueError(
+                    f"recipe.Recipe.{name} = {given} is not {what}; take the binding "
+                    "out, the files in configs/ have one."
+                )
 
     @property
     def keeps_optimizer(self) -> bool:

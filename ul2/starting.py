@@ -1,10 +1,14 @@
 """What a run starts from, or goes on with, whatever the format of the checkpoint."""
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from absl import logging
+from jax.experimental import multihost_utils
 
 from ul2.inference.modes import modes_of, trained_modes
 from ul2.interop.opening import open_checkpoint
@@ -144,8 +148,25 @@ def seek_start(recipe: Recipe, start: Start, batches: Batches) -> None:
     """Moves the batches to where the run stopped, if it goes on.
 
     Raises:
-        ValueError: it stopped in other data.
+        ValueError: it stopped in other data, or processes opened different ones.
     """
+    _check_shared(batches)
     if start.origin is None and start.contract is not None:
         assert start.contract.data_position is not None, recipe.model_dir
         batches.seek(start.contract.data_position)
+
+
+def _check_shared(batches: Batches) -> None:
+    """Refuses data that are not the same in all processes; raised by all of them."""
+    if jax.process_count() == 1:
+        return
+    text = json.dumps(batches.position(), sort_keys=True)
+    digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
+    digests = np.asarray(multihost_utils.process_allgather(digest))
+    others = np.flatnonzero((digests != digests[0]).any(axis=1))
+    if others.size:
+        raise ValueError(
+            f"process {', '.join(map(str, others))} of {len(digests)} has other data "
+            "than process 0; give all the same gin files, and the same DATA on each "
+            "host."
+        )

@@ -64,15 +64,22 @@ class Vocab:
                 f"{sorted(MODE_CONVENTIONS)}; set MODE_CONVENTION."
             )
         special = [self.pad_id, self.eos_id, self.unk_id, *self.sentinel_ids]
+        modes = [token for ids in self.mode_ids.values() for token in ids]
+        if min(*special, self.start_id, *modes) < 0:
+            raise ValueError(
+                f"special ids must be at least 0; got {special}, start_id="
+                f"{self.start_id} and modes {self.mode_ids}."
+            )
         if len(set(special)) != len(special):
             raise ValueError(
                 "pad, eos, unk and the sentinels must have ids of their own; got "
                 f"{special}."
             )
-        if self.size > self.padded_size or max(special) >= self.padded_size:
+        largest = max(*special, self.start_id, *modes)
+        if self.size > self.padded_size or largest >= self.padded_size:
             raise ValueError(
                 f"{self.padded_size=} does not hold {self.size=} ids and "
-                f"special id {max(special)}."
+                f"special id {largest}."
             )
 
     def mode(self, name: str | None) -> tuple[int, ...]:
@@ -107,23 +114,36 @@ class Vocab:
         """Reads what `to_json` wrote.
 
         Raises:
-            ValueError: a field is missing or unknown.
+            ValueError: a field is missing or unknown, or no such value is possible.
         """
-        known = {field.name for field in dataclasses.fields(cls)}
-        if set(fields) != known:
+        if not isinstance(fields, dict):
+            raise ValueError(f"vocab contract: {str(fields)[:40]!r} is no object.")
+        known = {field.name: field.type for field in dataclasses.fields(cls)}
+        if set(fields) != set(known):
             raise ValueError(
-                f"vocab contract: missing {sorted(known - set(fields))}, unknown "
-                f"{sorted(set(fields) - known)}."
+                f"vocab contract: missing {sorted(set(known) - set(fields))}, unknown "
+                f"{sorted(set(fields) - set(known))}."
             )
+        for name, kind in known.items():
+            if kind in (int, str) and type(fields[name]) is not kind:
+                raise ValueError(f"vocab contract: {name} is no {kind.__name__}.")
+        modes = fields["mode_ids"]
+        if not isinstance(modes, dict) or not all(map(_are_ids, modes.values())):
+            raise ValueError("vocab contract: mode_ids are no lists of ids.")
+        if not _are_ids(fields["sentinel_ids"]):
+            raise ValueError("vocab contract: sentinel_ids are no list of ids.")
         return cls(
             **{
                 **fields,
                 "sentinel_ids": tuple(fields["sentinel_ids"]),
-                "mode_ids": {
-                    text: tuple(ids) for text, ids in fields["mode_ids"].items()
-                },
+                "mode_ids": {text: tuple(ids) for text, ids in modes.items()},
             }
         )
+
+
+def _are_ids(value: Any) -> bool:
+    """Returns whether a JSON value is a list of whole numbers."""
+    return isinstance(value, list) and all(type(token) is int for token in value)
 
 
 def resolve(

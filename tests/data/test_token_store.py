@@ -1,54 +1,17 @@
-import hashlib
 import json
 import os
 import pickle
 
 import numpy as np
 import pytest
+from store_toys import MODEL, fill_store, make_documents, make_vocab
 
 from ul2.data.token_store import TokenStore
 from ul2.data.token_store_writer import TokenStoreWriter
-from ul2.vocab import Vocab
-
-MODEL = b"a tokenizer"
 
 
-def make_vocab(size=300):
-    return Vocab(
-        size=size,
-        padded_size=size + 84,
-        pad_id=0,
-        eos_id=1,
-        unk_id=2,
-        start_id=0,
-        sentinel_ids=(3, 4),
-        mode_ids={},
-        mode_convention="paper",
-        tokenizer_sha256=hashlib.sha256(MODEL).hexdigest(),
-    )
-
-
-def make_documents(num_documents, seed=0, high=300):
-    rng = np.random.default_rng(seed)
-    return [
-        np.append(rng.integers(5, high, rng.integers(0, 30)), 1)
-        for _ in range(num_documents)
-    ]
-
-
-def write_store(path, documents, held_out=(), chunk=3, size=300, **options):
-    with TokenStoreWriter(
-        path, tokenizer=MODEL, vocab=make_vocab(size), **options
-    ) as writer:
-        for split, rows in (("train", documents), ("held_out", held_out)):
-            for begin in range(0, len(rows), chunk):
-                part = rows[begin : begin + chunk]
-                writer.add(
-                    split,
-                    np.concatenate(part),
-                    np.array([len(row) for row in part]),
-                    [(f"{split}.txt", begin + i) for i in range(len(part))],
-                )
+def write_store(path, documents, held_out=(), **options):
+    fill_store(path, documents, held_out, **options)
     return TokenStore.open(path)
 
 
@@ -226,5 +189,7 @@ def test_same_documents_make_the_same_bytes(tmp_path):
 
 def test_manifest_without_its_parts_is_refused_by_name(tmp_path):
     (tmp_path / "manifest.json").write_text('{"format_version": 1, "vocab": {}}')
-    with pytest.raises(ValueError, match="damaged: no tokenizer, splits, sources"):
+    with pytest.raises(
+        ValueError, match="damaged: no dtype, tokenizer, splits, sources"
+    ):
         TokenStore.open(tmp_path)

@@ -121,3 +121,19 @@ def test_lengths_that_the_file_does_not_have_are_not_believed(tmp_path):
 def test_missing_file_is_named(tmp_path):
     with pytest.raises(ValueError, match="cannot read"):
         index(tmp_path / "nowhere")
+
+
+def test_values_without_end_are_refused_before_they_take_memory(tmp_path):
+    count = 2**21 + 1
+    content = b"\xdd" + count.to_bytes(4, "big") + b"\xc0" * count
+    (tmp_path / "file").write_bytes(content)
+    with pytest.raises(ValueError, match="it holds more than 2097152 values"):
+        index(tmp_path / "file")
+
+
+def test_text_that_is_no_name_is_not_read(tmp_path):
+    size = 2**20 + 1
+    for code in (b"\xdb", b"\xc6"):  # a text, and bytes
+        (tmp_path / "file").write_bytes(code + size.to_bytes(4, "big") + bytes(size))
+        with pytest.raises(ValueError, match=f"a text has {size} bytes"):
+            index(tmp_path / "file")

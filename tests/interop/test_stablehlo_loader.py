@@ -159,3 +159,16 @@ def test_functions_that_are_not_there_and_wrong_arguments_are_named(exports):
         model.encode([[7, 8]])
     with pytest.raises(ValueError, match="score takes tokens, prefix_lengths; got 1"):
         model.score([[7, 8]])
+
+
+@pytest.mark.parametrize("content", [b"", b"no program", b"\xff" * 900])
+def test_loader_refuses_a_damaged_program_in_one_line(copied, content):
+    manifest = json.loads((copied / "export.json").read_text())
+    file = manifest["functions"]["score"]["file"]
+    (copied / file).write_bytes(content)
+    sha256 = hashlib.sha256(content).hexdigest()
+    manifest["files"][file] = {"bytes": len(content), "sha256": sha256}
+    (copied / "export.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=f"{file} is damaged: ") as caught:
+        stablehlo_loader.load(copied)
+    assert "\n" not in str(caught.value)

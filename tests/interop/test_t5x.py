@@ -457,3 +457,14 @@ def test_ul2_20b_has_the_published_names_and_shapes(tied):
     assert len(names) == (740 if tied else 741)
     count = sum(int(np.prod(shape)) for shape in names.values())
     assert count == (19_459_609_600 if tied else 19_591_205_888)
+
+
+def test_layer_of_any_number_makes_no_model_of_so_many(tmp_path):
+    """The number of layers is read off the names; a name may hold any number."""
+    checkpoint = make_checkpoint("ul2")
+    params = their_params(checkpoint)
+    name = "decoder/layers_0/mlp/wo/kernel"
+    params[name.replace("_0", "_99999999")] = params[name]
+    path = write_inline(tmp_path / "checkpoint_7", params)
+    with pytest.raises(ValueError, match="is no model of layout t5"):
+        t5x.read(path)

@@ -184,3 +184,41 @@ def save(item: Path) -> Path:
     with ocp.StandardCheckpointer() as saver:
         saver.save(item, TREE)
     return item
+
+
+@pytest.mark.parametrize("fill_value", [None, 0.0])
+def test_chunks_beyond_counting_are_refused_at_once(tmp_path, fill_value):
+    folder = write(tmp_path)
+    head = json.loads((folder / ".zarray").read_text())
+    head |= {"shape": [2**62, 2**62], "chunks": [1, 1], "fill_value": fill_value}
+    (folder / ".zarray").write_text(json.dumps(head))
+    with pytest.raises(ValueError, match=r"a\.b: most of its \d+ chunks are missing"):
+        read_directory(tmp_path, "a.b")
+
+
+@pytest.mark.parametrize("dtype", ["(2,3)f4", "i4,i4", "O", "|V9", "f4" * 20, 7, None])
+def test_dtype_that_is_of_no_numbers_is_refused(tmp_path, dtype):
+    folder = write(tmp_path)
+    head = json.loads((folder / ".zarray").read_text())
+    (folder / ".zarray").write_text(json.dumps({**head, "dtype": dtype}))
+    with pytest.raises(ValueError, match=r"a\.b: its \.zarray is damaged"):
+        read_directory(tmp_path, "a.b")
+
+
+def test_folder_may_have_any_name(tmp_path):
+    root = tmp_path / "runs 50% #1?"
+    with ocp.StandardCheckpointer() as saver:
+        saver.save(root / "item", {"a": {"b": ARRAY}})
+    assert (root / "item" / "manifest.ocdbt").is_file()
+    np.testing.assert_array_equal(read_database(root / "item")["a/b"].read(), ARRAY)
+
+
+@pytest.mark.parametrize("compressor", [GZIP, None])
+def test_chunk_that_is_larger_than_what_it_holds_is_not_read(tmp_path, compressor):
+    folder = write(tmp_path, compressor=compressor)
+    with (folder / "1.0").open("ab") as file:
+        file.truncate(2**31)
+    found = read_directory(tmp_path, "a.b")
+    np.testing.assert_array_equal(found.read((slice(0, 4), slice(0, 8))), ARRAY[:4])
+    with pytest.raises(ValueError, match=r"a\.b: chunk 1\.0 has 2,147,483,648 bytes"):
+        found.read((slice(3, 5), slice(0, 8)))

@@ -245,3 +245,33 @@ def test_registered_task_is_read_up_to_its_tokenize_step(tokenizer, texts, tmp_p
     finally:
         for task in (both, alone, never, raw):
             seqio.TaskRegistry.remove(task.name)
+
+
+@pytest.mark.tf
+@pytest.mark.parametrize("endless", [False, True])
+def test_stream_without_an_end_is_refused(endless, tokenizer, texts, tmp_path):
+    import seqio
+    import tensorflow as tf
+
+    def make(split, shuffle_files, seed=None):
+        dataset = tf.data.Dataset.from_tensor_slices({"text": texts})
+        return dataset.repeat() if endless else dataset
+
+    seqio.TaskRegistry.add(
+        "a_stream",
+        source=seqio.FunctionDataSource(make, splits=("train",)),
+        preprocessors=[],
+        output_features={},
+    )
+    source = TaskSource(name="a_stream")
+    options = {"num_workers": 1, "progress": False}
+    try:
+        if not endless:
+            summary = tokenize_corpus(source, tmp_path / "s", tokenizer, **options)
+            assert sum(summary.documents.values()) == len(texts)
+            return
+        with pytest.raises(ValueError, match="'a_stream' never ends, so it cannot be"):
+            tokenize_corpus(source, tmp_path / "s", tokenizer, **options)
+        assert not list(tmp_path.iterdir())
+    finally:
+        seqio.TaskRegistry.remove("a_stream")

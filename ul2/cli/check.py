@@ -18,12 +18,19 @@ def add(commands: Any) -> None:
     command = add_command(commands, "check", _run, text)
     add_gin_files(command)
     add_import_module(command)
+    command.add_argument(
+        "--verify_data",
+        action="store_true",
+        help="read all of the token store and compare it with its checksums",
+    )
 
 
 def _run(options: argparse.Namespace) -> dict[str, Any]:
     from ul2 import inspection, launch
 
     import_modules(options)
-    report = launch.check(options.gin_file, options.bindings)
+    report = launch.check(
+        options.gin_file, options.bindings, verify_data=options.verify_data
+    )
     inspection.print_check(report, make_console(options))
     return report

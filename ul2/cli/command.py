@@ -6,10 +6,12 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from ul2 import is_ours
 from ul2.sharding.processes import EXIT_STORAGE
+
+_MAX_LINE: Final = 2000
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -62,7 +64,7 @@ def add_import_module(command: argparse.ArgumentParser) -> None:
 
 
 def import_modules(options: argparse.Namespace) -> None:
-    """Imports what `--import_module` names.
+    """Imports what `--import_module` names; gin files may name what is in it.
 
     Raises:
         ValueError: there is no such module.
@@ -72,6 +74,10 @@ def import_modules(options: argparse.Namespace) -> None:
             importlib.import_module(module)
         except ModuleNotFoundError as error:
             raise ValueError(f"--import_module={module}: {error}.") from None
+        if hasattr(options, "gin_file"):
+            from ul2 import gin_config
+
+            gin_config.trust(module)
 
 
 def say(line: str) -> None:
@@ -89,13 +95,25 @@ def explain(error: BaseException) -> tuple[str, int] | None:
     if isinstance(error, FloatingPointError):
         return f"error: {error}", 1
     if isinstance(error, ValueError) and is_ours(error):
-        return f"error: {error}", 2
+        return f"error: {one_line(str(error))}", 2
     from ul2.training import failures
 
     if isinstance(error, failures.StorageError):
         return f"error: {error}", EXIT_STORAGE
     report = failures.explain(error)
     return None if report is None else (f"error: {report}", 1)
+
+
+def one_line(text: str) -> str:
+    """Returns a message that may quote a foreign file, safe to print.
+
+    A name in such a file may hold line ends, and codes that a terminal obeys.
+    """
+    if text.isprintable() and len(text) <= _MAX_LINE:
+        return text
+    words = " ".join(text.split())
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in words)
+    return shown if len(shown) <= _MAX_LINE else f"{shown[:_MAX_LINE]} ..."
 
 
 def make_console(options: argparse.Namespace) -> Any:

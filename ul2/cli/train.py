@@ -4,7 +4,6 @@ On several hosts the same command is started once on each; see `ul2.sharding.pro
 """
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -116,6 +115,8 @@ def _leave(error: BaseException, notes: dict[str, Any]) -> NoReturn:
 
 def _last_evaluation(model_dir: str) -> dict[str, Any]:
     """Returns what a finished run was last scored; training it again adds nothing."""
-    file = Path(model_dir) / "eval.jsonl"
-    lines = file.read_text().splitlines() if file.is_file() else []
-    return json.loads(lines[-1]) if lines else {}
+    from ul2.training.best import EVALUATIONS
+    from ul2.training.writers import read_measurements
+
+    lines = [line for _, _, line in read_measurements(Path(model_dir) / EVALUATIONS)]
+    return lines[-1] if lines else {}

@@ -28,6 +28,8 @@ from typing import IO, Any, Final
 import numpy as np
 from jaxtyping import Int32, Int64, Integer
 
+from ul2 import json_files
+
 FORMAT_VERSION: Final = 1
 MANIFEST_FILE: Final = "manifest.json"
 SIDES: Final = ("inputs", "targets")
@@ -298,7 +300,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     file = path / MANIFEST_FILE
     cure = _CURE.format(path)
     try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
+        manifest = json_files.read(file)
     except OSError as error:
         raise ValueError(
             f"{path} is no store of examples: {file}: {error.strerror}."

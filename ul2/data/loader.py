@@ -122,8 +122,13 @@ class Loader:
         """Goes to a position that `position` returned.
 
         Raises:
-            ValueError: it is a position in another stream.
+            ValueError: it is a position in another stream, or none.
         """
+        batch = position.get("batch")
+        if type(batch) is not int or not 0 <= batch < _FOR_EVER:
+            raise ValueError(
+                f"the checkpoint's data position is damaged: batch {str(batch)[:40]}."
+            )
         here = self._source.identity()
         other = {
             key: (position.get(key), value)
@@ -132,8 +137,15 @@ class Loader:
         }
         if other:
             changes = ", ".join(f"{k}: {a} -> {b}" for k, (a, b) in other.items())
+            cure = "restore the old values or start in a new MODEL_DIR"
+            if other.keys() <= {"text", "tokens"}:
+                cure = (
+                    "DATA is not what the run has read so far (changed, appended to, "
+                    "or tokenized again): set it to the old store, or start in a new "
+                    "MODEL_DIR"
+                )
             raise ValueError(
                 f"the checkpoint's data position is of another stream ({changes}); "
-                "restore the old values or start in a new MODEL_DIR."
+                f"{cure}."
             )
-        self._iterator.set_state({"next_index": position["batch"]})
+        self._iterator.set_state({"next_index": batch})

@@ -95,6 +95,13 @@ class RunData(Protocol):
     def measure(self) -> dict[str, Any]:
         """Returns what the batches really hold, for `ul2 check`."""
 
+    def verify(self) -> None:
+        """Reads all there is, and compares it with its checksums.
+
+        Raises:
+            ValueError: a file is damaged; names it.
+        """
+
     def warnings(self) -> list[str]:
         """Returns what a person should know before training on it, a line each."""
 

@@ -9,30 +9,30 @@ and where every document came from.
     STORE/train-00000.tokens       11 12 13 <eos> 21 22 <eos> 31 ...   uint16 or uint32
     STORE/train-00000.documents    0 4 7 ...                           uint64
     STORE/train-00000.origins      (source, record) of each document   uint32, uint64
+    STORE/train-00000.checksums    CRC-32 of each 16 KiB of tokens     uint32
     STORE/held_out-00000.*         documents that training never sees
 
-`token_store_writer` makes one.
+Opening compares sizes, and the hashes of what is small. Tokens are compared with their
+checksums where they are read, documents and origins when a place is first looked up.
+`token_store_writer` makes a store.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int32, Int64, Integer
 
+from ul2.data import store_manifest
+from ul2.data.block_checksums import CHECKSUM, BlockChecksums
+from ul2.data.store_manifest import CHECKSUMS, KINDS, OFFSET, ORIGIN, SPLITS
 from ul2.vocab import Vocab
-
-FORMAT_VERSION: Final = 1
-SPLITS: Final = ("train", "held_out")
-MANIFEST_FILE: Final = "manifest.json"
-OFFSET: Final = np.dtype("<u8")
-ORIGIN: Final = np.dtype([("source", "<u4"), ("record", "<u8")])
-KINDS: Final = ("tokens", "documents", "origins")
 
 
 class Place(NamedTuple):
@@ -48,11 +48,33 @@ class Place(NamedTuple):
 class _Shard:
     """One shard, memory-mapped; `start` and `first_document` count within the split."""
 
+    path: Path
+    files: Mapping[str, Mapping[str, Any]]
     start: int
     first_document: int
     tokens: Integer[np.ndarray, " T"]
-    documents: Integer[np.ndarray, " D"]
-    origins: np.ndarray
+    checksums: BlockChecksums | None
+
+    def check(self, begins: Int64[np.ndarray, " C"], length: int) -> None:
+        """Compares the blocks of windows of tokens with their checksums."""
+        if self.checksums is not None:
+            width = self.tokens.itemsize
+            self.checksums.check(begins * width, length * width)
+
+    @functools.cached_property
+    def documents(self) -> Integer[np.ndarray, " D"]:
+        """Where each document starts."""
+        return self._sound("documents", OFFSET)
+
+    @functools.cached_property
+    def origins(self) -> np.ndarray:
+        """Where each document came from."""
+        return self._sound("origins", ORIGIN)
+
+    def _sound(self, kind: str, dtype: "np.dtype[Any]") -> np.ndarray:
+        """Maps a file, after comparing it with its hash."""
+        _check_hash(self.path, self.files[kind])
+        return _map(self.path / self.files[kind]["file"], dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +87,7 @@ class Split:
     name: str
     num_tokens: int
     num_documents: int
+    num_ids: int
     _path: Path
     _shards: tuple[_Shard, ...]
     _sources: tuple[str, ...]
@@ -80,7 +103,8 @@ class Split:
         A window that passes the last token goes on at the first.
 
         Raises:
-            ValueError: the split is empty, or `length` is not positive.
+            ValueError: the split is empty, `length` is not positive, or what was read
+                is damaged.
         """
         if not self.num_tokens:
             raise ValueError(f"split {self.name!r} of the token store is empty.")
@@ -93,6 +117,7 @@ class Split:
             begin = starts - shard.start
             inside = (begin >= 0) & (begin + length <= len(shard.tokens))
             if inside.any():
+                shard.check(begin[inside], length)
                 # One copy of a contiguous run per window: ten times as fast as
                 # gathering token by token.
                 view = np.lib.stride_tricks.sliding_window_view(shard.tokens, length)
@@ -100,6 +125,12 @@ class Split:
                 rest &= ~inside
         if rest.any():
             windows[rest] = self._gather(starts[rest, None] + np.arange(length))
+        if windows.max(initial=0) >= self.num_ids or windows.min(initial=0) < 0:
+            raise ValueError(
+                f"{self._path} is damaged: split {self.name!r} holds a token "
+                f"beyond the {self.num_ids:,} ids of its vocabulary; tokenize the text "
+                "again."
+            )
         return windows
 
     def _gather(self, positions: Int64[np.ndarray, "C L"]) -> Int32[np.ndarray, "C L"]:
@@ -109,6 +140,7 @@ class Split:
         for shard in self._shards:
             begin = positions - shard.start
             inside = (begin >= 0) & (begin < len(shard.tokens))
+            shard.check(begin[inside], 1)
             tokens[inside] = shard.tokens[begin[inside]]
         return tokens
 
@@ -122,6 +154,11 @@ class Split:
         begin = position - shard.start
         row = int(np.searchsorted(shard.documents, np.uint64(begin), "right")) - 1
         source, record = shard.origins[row].item()
+        if row < 0 or source >= len(self._sources):
+            raise ValueError(
+                f"{self._path} is damaged: token {position} of split {self.name!r} is "
+                "of no document; tokenize the text again."
+            )
         return Place(
             document=shard.first_document + row,
             offset=begin - int(shard.documents[row]),
@@ -148,19 +185,19 @@ class TokenStore:
 
         Raises:
             ValueError: there is no store, it is of another version, or a file is
-                missing or cut short.
+                missing, cut short or damaged.
         """
         path = Path(path)
-        manifest = _read_manifest(path)
-        for entry in _files(manifest):
+        manifest = store_manifest.read(path)
+        for entry in store_manifest.files(manifest):
             _check_size(path / entry["file"], entry["bytes"])
-        sources = tuple(manifest["sources"])
+        _check_hash(path, manifest["tokenizer"])
+        vocab = store_manifest.vocab_of(path, manifest)
         return cls(
             path=path,
-            vocab=Vocab.from_json(manifest["vocab"]),
+            vocab=vocab,
             splits={
-                name: _open_split(path, name, manifest["splits"][name], sources)
-                for name in SPLITS
+                name: _open_split(path, name, manifest, vocab.size) for name in SPLITS
             },
             manifest=manifest,
         )
@@ -185,10 +222,27 @@ class TokenStore:
             raise ValueError(f"split={name!r} is not one of {list(self.splits)}.")
         return self.splits[name]
 
+    @property
+    def has_checksums(self) -> bool:
+        """Whether damage to tokens is found where they are read."""
+        return all(
+            CHECKSUMS in shard["files"]
+            for split in self.manifest["splits"].values()
+            for shard in split["shards"]
+        )
+
     def fingerprint(self, split: str) -> str:
-        """Returns a hash of a split's tokens, from the checksums of its shards."""
-        shards = json.dumps(self.manifest["splits"][self.split(split).name])
-        return hashlib.sha256(shards.encode()).hexdigest()
+        """Returns a hash of a split's tokens, from the hashes of its shards.
+
+        It is the same with and without checksums of blocks.
+        """
+        entry = self.manifest["splits"][self.split(split).name]
+        shards = [
+            {**shard, "files": {kind: shard["files"][kind] for kind in KINDS}}
+            for shard in entry["shards"]
+        ]
+        text = json.dumps({**entry, "shards": shards})
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def require_tokenizer(self, sha256: str) -> None:
         """Refuses tokens that another tokenizer made.
@@ -209,31 +263,27 @@ class TokenStore:
         Raises:
             ValueError: a file is not what was written.
         """
-        for entry in _files(self.manifest):
-            found = _sha256(self.path / entry["file"])
-            if found != entry["sha256"]:
-                raise ValueError(
-                    f"{self.path / entry['file']} is damaged: its sha256 is {found}, "
-                    f"{entry['sha256']} was written; tokenize the text again."
-                )
+        for entry in store_manifest.files(self.manifest):
+            _check_hash(self.path, entry)
 
 
 def _open_split(
-    path: Path, name: str, entry: Mapping[str, Any], sources: tuple[str, ...]
+    path: Path, name: str, manifest: Mapping[str, Any], num_ids: int
 ) -> Split:
     """Maps the shards of one split."""
     shards: list[_Shard] = []
     start = first_document = 0
-    for shard in entry["shards"]:
-        files = {kind: path / shard["files"][kind]["file"] for kind in KINDS}
-        width = shard["files"]["tokens"]["bytes"] // shard["tokens"]
+    dtype = store_manifest.token_dtype(manifest)
+    for shard in manifest["splits"][name]["shards"]:
+        files = shard["files"]
         shards.append(
             _Shard(
+                path=path,
+                files=files,
                 start=start,
                 first_document=first_document,
-                tokens=_map(files["tokens"], np.dtype(f"<u{width}")),
-                documents=_map(files["documents"], OFFSET),
-                origins=_map(files["origins"], ORIGIN),
+                tokens=_map(path / files["tokens"]["file"], dtype),
+                checksums=_open_checksums(path, files),
             )
         )
         start += shard["tokens"]
@@ -242,10 +292,22 @@ def _open_split(
         name=name,
         num_tokens=start,
         num_documents=first_document,
+        num_ids=num_ids,
         _path=path,
         _shards=tuple(shards),
-        _sources=sources,
+        _sources=tuple(manifest["sources"]),
     )
+
+
+def _open_checksums(
+    path: Path, files: Mapping[str, Mapping[str, Any]]
+) -> BlockChecksums | None:
+    """Maps the checksums of a shard; None where it has none."""
+    if CHECKSUMS not in files:
+        return None
+    tokens = path / files["tokens"]["file"]
+    checksums = _map(path / files[CHECKSUMS]["file"], CHECKSUM)
+    return BlockChecksums(tokens, _map(tokens, np.dtype(np.uint8)), checksums)
 
 
 def _reopen_split(path: Path, name: str) -> Split:
@@ -256,44 +318,6 @@ def _reopen_split(path: Path, name: str) -> Split:
 def _map(file: Path, dtype: np.dtype[Any]) -> np.ndarray:
     """Maps a file as a plain array: indexing an `np.memmap` costs twice as much."""
     return np.asarray(np.memmap(file, dtype, "r"))
-
-
-_KEYS: Final = ("tokenizer", "vocab", "splits", "sources")
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    """Reads the manifest and checks the format version."""
-    file = path / MANIFEST_FILE
-    if not file.is_file():
-        raise ValueError(
-            f"{path} is no token store: {file} does not exist; make one with "
-            "`ul2 tokenize` or set DATA to one."
-        )
-    try:
-        manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is damaged: {error}.") from None
-    version = manifest.get("format_version")
-    if version != FORMAT_VERSION:
-        raise ValueError(
-            f"{file} has format version {version}, this ul2 reads {FORMAT_VERSION}; "
-            "tokenize the text again."
-        )
-    missing = [key for key in _KEYS if key not in manifest]
-    if missing:
-        raise ValueError(f"{file} is damaged: no {', '.join(missing)}.")
-    return manifest
-
-
-def _files(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Returns the manifest's entry of every file but the manifest itself."""
-    shards = [
-        entry
-        for split in manifest["splits"].values()
-        for shard in split["shards"]
-        for entry in shard["files"].values()
-    ]
-    return [manifest["tokenizer"], *shards]
 
 
 def _check_size(file: Path, size: int) -> None:
@@ -308,7 +332,16 @@ def _check_size(file: Path, size: int) -> None:
         )
 
 
-def _sha256(file: Path) -> str:
-    """Returns the hash of a file's content."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+def _check_hash(path: Path, entry: Mapping[str, Any]) -> None:
+    """Refuses a file that is not what was written."""
+    file = path / entry["file"]
+    try:
+        with file.open("rb") as opened:
+            found = hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        raise ValueError(f"cannot read {file}: {error.strerror}.") from None
+    if found != entry["sha256"]:
+        raise ValueError(
+            f"{file} is damaged: its sha256 is {found}, {entry['sha256']} was written; "
+            "tokenize the text again."
+        )

@@ -12,7 +12,6 @@ documents make the same bytes.
 
 import contextlib
 import hashlib
-import json
 import os
 import shutil
 from pathlib import Path
@@ -22,7 +21,10 @@ from typing import IO, Any, Final, Self
 import numpy as np
 from jaxtyping import Integer
 
-from ul2.data.token_store import (
+from ul2.data import store_manifest
+from ul2.data.block_checksums import BlockWriter
+from ul2.data.store_manifest import (
+    CHECKSUMS,
     FORMAT_VERSION,
     KINDS,
     MANIFEST_FILE,
@@ -222,8 +224,7 @@ class TokenStoreWriter:
             "sources": list(self._sources),
         }
         with (self._partial / MANIFEST_FILE).open("w", encoding="utf-8") as text:
-            json.dump(manifest, text, indent=1, ensure_ascii=False)
-            text.write("\n")
+            text.write(store_manifest.write(manifest))
             _flush(text)
         _flush_directory(self._partial)
         self._rename()
@@ -239,7 +240,7 @@ class TokenStoreWriter:
 
 
 class _ShardWriter:
-    """Three growing files and their running checksums."""
+    """Three growing files and their running checksums, which make a fourth."""
 
     def __init__(self, directory: Path, stem: str) -> None:
         self.num_tokens = 0
@@ -248,6 +249,8 @@ class _ShardWriter:
             {"file": f"{stem}.{kind}", "bytes": 0} for kind in KINDS
         ]
         self._hashes = [hashlib.sha256() for _ in KINDS]
+        self._blocks = BlockWriter()
+        self._checksums = directory / f"{stem}.{CHECKSUMS}"
         self._files: list[IO[bytes]] = [
             (directory / entry["file"]).open("wb") for entry in self._entries
         ]
@@ -271,6 +274,8 @@ class _ShardWriter:
             file.write(data)
             digest.update(data)
             entry["bytes"] += len(data)
+            if rows is tokens:
+                self._blocks.add(data)
         self.num_tokens += len(tokens)
         self.num_documents += len(documents)
 
@@ -286,10 +291,22 @@ class _ShardWriter:
         self.close()
         for entry, digest in zip(self._entries, self._hashes, strict=True):
             entry["sha256"] = digest.hexdigest()
+        checksums = self._blocks.finish()
+        with self._checksums.open("wb") as file:
+            file.write(checksums)
+            _flush(file)
+        of_checksums = {
+            "file": self._checksums.name,
+            "bytes": len(checksums),
+            "sha256": hashlib.sha256(checksums).hexdigest(),
+        }
         return {
             "tokens": self.num_tokens,
             "documents": self.num_documents,
-            "files": dict(zip(KINDS, self._entries, strict=True)),
+            "files": {
+                **dict(zip(KINDS, self._entries, strict=True)),
+                CHECKSUMS: of_checksums,
+            },
         }
 
 

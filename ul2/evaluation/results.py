@@ -21,11 +21,15 @@ from typing import Any, Final
 
 import jax
 
+from ul2 import json_files
 from ul2.training.writers import TensorBoard
 
 RESULTS: Final = "results.json"
 # TensorBoard drops what it has of later steps when a writer starts; none is later.
 _NOTHING_IS_LATER: Final = 2**40
+
+_MAX_BYTES: Final = 2**28
+_FIELDS: Final = {"key": str, "checkpoint": str, "task": str, "scores": dict}
 
 Result = dict[str, Any]
 
@@ -90,11 +94,13 @@ def read_results(file: Path) -> list[Result]:
         ValueError: the file holds something else.
     """
     try:
-        results = json.loads(file.read_text(encoding="utf-8"))["results"]
+        results = json_files.read_object(file, most_bytes=_MAX_BYTES)["results"]
         for result in results:
-            if not {"key", "checkpoint", "task", "mode", "scores"} <= set(result):
-                raise KeyError("a result lacks a field")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+            kinds = {name: type(result[name]) for name in _FIELDS}
+            named = isinstance(result.get("predictions", ""), str)
+            if kinds != _FIELDS or not named:
+                raise ValueError("a field of a result is of another kind")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{file} is no results.json of ul2 eval ({error}); choose another --out, "
             "or remove it."

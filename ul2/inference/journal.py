@@ -17,9 +17,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+from ul2 import json_files
 from ul2.lock import Lock
 
 _NOT_ANSWERED: Final = -1
+_MAX_DIGITS: Final = 18
+_MAX_LINE_BYTES: Final = 2**28
 # JSON allows them inside a text; some readers of lines end a line there.
 _LINE_ENDS: Final = {ord(sign): f"\\u{ord(sign):04x}" for sign in "\x85\u2028\u2029"}
 
@@ -113,7 +116,7 @@ class Journal:
             self._check_identity()
             self._file.seek(0)
             end = 0
-            for line in self._file:
+            while line := self._file.readline(_MAX_LINE_BYTES):
                 number = _number_of(line)
                 if number is None or number >= len(self._places):
                     break
@@ -129,10 +132,9 @@ class Journal:
     def _check_identity(self) -> None:
         """Refuses to go on with the answers of another command."""
         try:
-            before = json.loads(self._sidecar.read_bytes())
+            before = json_files.read_object(self._sidecar)
         except ValueError:
             before = {}
-        before = before if isinstance(before, dict) else {}
         changes = [
             f"{name}: {before.get(name)!r} -> {self._identity.get(name)!r}"
             for name in {**before, **self._identity}
@@ -150,7 +152,9 @@ def _number_of(line: bytes) -> int | None:
     """Returns the row that a line answers; None if it is no whole line."""
     number, _, answer = line.partition(b"\t")
     is_whole = answer.startswith(b"{") and answer.endswith(b"}\n")
-    return int(number) if is_whole and number.isdigit() else None
+    if not (is_whole and number.isdigit() and len(number) <= _MAX_DIGITS):
+        return None
+    return None if json_files.parse_line(answer) is None else int(number)
 
 
 def _to_bytes(answer: Mapping[str, Any]) -> bytes:

@@ -18,7 +18,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple, NoReturn, Protocol
 
-from ul2.tasks.sources import damages_of, import_extra, open_unpacked
+from ul2.tasks.sources import (
+    OF_TABLES,
+    damages_of,
+    import_extra,
+    open_table,
+    open_unpacked,
+    read_lines,
+    too_long,
+)
 
 _SUFFIX: Final = re.compile(r"\.(?:(txt|jsonl|json)(?:\.gz|\.zst)?|(parquet))$")
 _ALLOWED: Final = ".txt or .jsonl (also .gz or .zst) or .parquet"
@@ -147,7 +155,7 @@ def _one_line_errors(name: str) -> Iterator[None]:
 def _damages(name: str) -> tuple[type[Exception], ...]:
     damages = damages_of(name)
     if name.endswith(".parquet"):
-        return (*damages, import_extra("pyarrow", name).ArrowException)
+        return (*damages, *OF_TABLES, import_extra("pyarrow", name).ArrowException)
     return damages
 
 
@@ -156,7 +164,11 @@ def _read_lines(
 ) -> Iterator[Row]:
     """Yields a row per line, also for an empty one."""
     with contextlib.closing(open_unpacked(name)) as lines:
-        for number, line in enumerate(lines):
+        for number, line in enumerate(read_lines(lines)):
+            if line is None:
+                reason = str(too_long("this line"))
+                yield Row(number, {"inputs": None}, reason)
+                continue
             try:
                 text = line.decode("utf-8-sig" if number == 0 else "utf-8")
             except UnicodeDecodeError as error:
@@ -191,12 +203,13 @@ def _refuse_constant(name: str) -> NoReturn:
 
 def _read_parquet(name: str) -> Iterator[Row]:
     """Yields the rows of a table, each a value per column."""
-    parquet = import_extra("pyarrow.parquet", name)
     number = 0
-    with parquet.ParquetFile(name) as table:
+    with open_table(name) as table:
         for batch in table.iter_batches(_TABLE_ROWS_AT_ONCE):
-            for fields in batch.to_pylist():
-                yield Row(number, {key: _to_json(fields[key]) for key in fields})
+            names = batch.schema.names
+            for values in zip(*batch.columns, strict=True):
+                fields = zip(names, values, strict=True)
+                yield Row(number, {key: _to_json(one.as_py()) for key, one in fields})
                 number += 1
 
 

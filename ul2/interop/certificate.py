@@ -13,12 +13,14 @@ from typing import Any, Final
 
 import numpy as np
 
+from ul2 import json_files
 from ul2.batch import Batch, one_per_row
 from ul2.interop import streamed
 from ul2.interop.checkpoint import Checkpoint
 from ul2.interop.tensors import Tensor, finite_pieces
 
 CARD: Final = "conversion.json"
+_MAX_CARD_BYTES: Final = 2**26
 _ROWS: Final = ((23, 11), (14, 17))  # lengths of inputs and targets, of each example
 
 
@@ -110,9 +112,9 @@ def check_card(checkpoint: Checkpoint) -> None:
     if not file.is_file():
         return
     try:
-        carded = json.loads(file.read_bytes())["arrays"]
+        carded = json_files.read(file, most_bytes=_MAX_CARD_BYTES)["arrays"]
         wanted = {path: entry["sha256"] for path, entry in carded.items()}
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError):
+    except (OSError, KeyError, TypeError, AttributeError, ValueError):
         raise ValueError(f"{file} is damaged; remove it to do without.") from None
     for path, tensor in checkpoint.params.items():
         if path in wanted and _digest(tensor) != wanted[path]:

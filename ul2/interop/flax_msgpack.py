@@ -20,6 +20,10 @@ from ul2.interop.tensors import Tensor, contiguous, dtype_of, file_reader
 _NDARRAY, _NUMPY_SCALAR = 1, 3
 _MAX_DEPTH: Final = 64
 _MAX_DIMS: Final = 16
+# Of everything but the elements of arrays, which are stepped over. A byte of the file
+# may become sixty in memory; T5X's largest models have some thousand values.
+_MAX_VALUES: Final = 2**21
+_MAX_TEXT_BYTES: Final = 2**20
 # First byte to (bytes of the number that follows, what that number is the length of).
 _LENGTHS: Final = {
     **{0xC4 + i: (2**i, "bin") for i in range(3)},
@@ -63,6 +67,7 @@ class _Scanner:
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self.path = path
         self.file = file
+        self.values = 0
         self.size = os.fstat(file.fileno()).st_size
 
     def damaged(self, what: str) -> ValueError:
@@ -82,6 +87,9 @@ class _Scanner:
         """Reads the next value; `place` is where in the tree it is."""
         if depth > _MAX_DEPTH:
             raise self.damaged(f"its maps are nested more than {_MAX_DEPTH} deep")
+        self.values += 1
+        if self.values > _MAX_VALUES:
+            raise self.damaged(f"it holds more than {_MAX_VALUES} values")
         first = self.take(1)[0]
         if first < 0x80 or first >= 0xE0:
             return first if first < 0x80 else first - 0x100
@@ -93,6 +101,8 @@ class _Scanner:
         kind, length = self._header(first)
         if kind == "ext":
             return self._extension(length, place)
+        if kind in ("str", "bin") and length > _MAX_TEXT_BYTES:
+            raise self.damaged(f"a text has {length} bytes")
         if kind in ("str", "bin"):
             return self._text(length) if kind == "str" else self.take(length)
         return self._collection(kind, length, place, depth)

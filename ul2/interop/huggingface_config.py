@@ -87,7 +87,8 @@ def model_config(path: Path, fields: Mapping[str, Any], *, tied: bool) -> ModelC
 
     def number(key: str, default: float) -> float:
         value = fields.get(key, default)
-        if type(value) not in (int, float):
+        # Also of a whole number that no float holds.
+        if type(value) not in (int, float) or not abs(value) < _MAX_SIZE:
             raise ValueError(f"{file}: {key} is {value!r}, which is no number.")
         return float(value)
 
@@ -254,7 +255,7 @@ def _feed_forward(
     proj = str(fields.get("feed_forward_proj", default))
     act = "gelu_new" if proj == "gated-gelu" else proj.removeprefix("gated-")
     act = fields.get("dense_act_fn", act)
-    if act not in _ACTIVATIONS:
+    if not isinstance(act, str) or act not in _ACTIVATIONS:
         hint = (
             " (the erf form; ours is its tanh form, gelu_new)" if act == "gelu" else ""
         )

@@ -138,7 +138,7 @@ def _added_tokens(file: str, content: dict[str, Any]) -> Iterator[tuple[Any, Any
     else:
         decoder = content.get("added_tokens_decoder")
         for token, entry in decoder.items() if isinstance(decoder, dict) else ():
-            if isinstance(entry, dict) and token.isdigit():
+            if isinstance(entry, dict) and re.fullmatch("[0-9]+", token):
                 yield entry.get("content"), int(token[:10])
 
 

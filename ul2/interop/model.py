@@ -1,5 +1,6 @@
 """A checkpoint as a model: its shapes without memory, or its values on a mesh."""
 
+import functools
 from typing import Any
 
 import jax
@@ -20,6 +21,8 @@ def define(architecture: str, config: ModelConfig) -> ModelDef:
     return define_model(architectures.make_model(architecture, config))
 
 
+# Readers ask several times, of one model.
+@functools.lru_cache(maxsize=8)
 def param_shapes(architecture: str, config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Returns the shape of every parameter, by its dotted path."""
     params = define(architecture, config).abstract_params

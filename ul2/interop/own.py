@@ -92,7 +92,10 @@ def _moments(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> Moments | N
                 return None
             if not _is_unused(tensor, path, shape, slot):
                 of_slot[path] = tensor
-    return Moments(step=int(found[f"{_ADAFACTOR}/step"].read()), **slots)
+    step = found.get(f"{_ADAFACTOR}/step")
+    if step is None or step.shape or step.dtype.kind not in "iu":
+        raise ValueError(f"{folder}: {_ADAFACTOR}/step is no count; copy it again.")
+    return Moments(step=int(step.read()), **slots)
 
 
 def _is_unused(tensor: Tensor, path: str, shape: tuple[int, ...], slot: str) -> bool:

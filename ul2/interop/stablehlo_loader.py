@@ -185,10 +185,19 @@ def load(
             raise ValueError(f"{folder / file} has no {path} as in export.json.")
         params[path] = place(path, values) if place else jnp.asarray(values)
     exported = {
-        name: export.deserialize(bytearray((folder / made["file"]).read_bytes()))
+        name: _read_function(folder / made["file"])
         for name, made in manifest["functions"].items()
     }
     return Model(manifest, params, exported)
+
+
+def _read_function(path: Path) -> export.Exported:
+    """Reads a program; jax says in many ways that it is damaged."""
+    try:
+        return export.deserialize(bytearray(path.read_bytes()))
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ValueError(f"{path} is damaged: {reason}.") from None
 
 
 def check(model: Model) -> str:

@@ -61,7 +61,7 @@ class Staging:
             raise ValueError(f"{out} exists; choose another --out or remove it.")
         text = json.dumps(plan, sort_keys=True, default=str)
         kept = self.directory / _PLAN
-        self.resumed = kept.is_file() and kept.read_text() == text
+        self.resumed = kept.is_file() and kept.read_bytes() == text.encode()
         try:
             if not self.resumed:
                 shutil.rmtree(self.directory, ignore_errors=True)
@@ -103,4 +103,4 @@ def _whole_lines(file: Path) -> list[str]:
     lines = file.read_bytes().splitlines(keepends=True)
     whole = [line for line in lines if line.endswith(b"\n")]
     os.truncate(file, sum(map(len, whole)))
-    return [line.decode().rstrip("\n") for line in whole]
+    return [line.decode(errors="replace").rstrip("\n") for line in whole]

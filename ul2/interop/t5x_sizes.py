@@ -118,9 +118,10 @@ def _num_layers(shapes: Shapes, stack: str, layout: Layout) -> int:
     if layout.scan_axis is not None:
         wo = shapes.get(f"{stack}/{stack}/mlp/wo/kernel", ())
         return wo[layout.scan_axis] if len(wo) == 3 else 0
-    pattern = re.compile(rf"{stack}/layers_(\d+)/")
+    pattern = re.compile(rf"{stack}/layers_(\d{{1,9}})/")
     indices = {int(match[1]) for name in shapes if (match := pattern.match(name))}
-    return max(indices, default=-1) + 1
+    # An index may be any number; what is missing is named when shapes are compared.
+    return min(max(indices, default=-1) + 1, len(shapes))
 
 
 def _activation(

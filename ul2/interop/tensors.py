@@ -13,6 +13,7 @@ import dataclasses
 import itertools
 import math
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -312,8 +313,11 @@ def dtype_of(name: str) -> np.dtype[Any]:
     """
     if name == "bfloat16":
         return BFLOAT16
+    # Others, `i4,i4` or `(2,3)f4`, are of arrays and records.
+    if not isinstance(name, str) or not re.fullmatch(r"[<>=|]?\w{1,16}", name):
+        raise ValueError(f"{str(name)[:40]!r} is no dtype of numbers.")
     try:
-        dtype = np.dtype(str(name))
+        dtype = np.dtype(name)
     except TypeError:
         raise ValueError(f"{name!r} is no dtype of numbers.") from None
     if dtype.kind not in "biuf":

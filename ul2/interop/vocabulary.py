@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Final
 
+from ul2 import json_files
 from ul2.tasks.tokenizer import Tokenizer, open_tokenizer
 from ul2.vocab import MODES, Vocab
 
@@ -125,9 +126,11 @@ def read_contract(directory: Path) -> tuple[Vocab, bytes | None]:
     """
     file = directory / CONTRACT
     try:
-        vocab = Vocab.from_json(json.loads(file.read_bytes()))
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
-        raise ValueError(f"{file} is damaged: {error}.") from None
+        vocab = Vocab.from_json(json_files.read_object(file))
+    except OSError as error:
+        raise ValueError(f"cannot read {file}: {error.strerror}.") from None
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged: {str(error).rstrip('.')}.") from None
     if not (directory / TOKENIZER).is_file():
         return vocab, None
     opened = open_tokenizer(directory / TOKENIZER)

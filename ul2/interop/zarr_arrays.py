@@ -4,16 +4,18 @@ T5X and orbax both keep arrays so, and TensorStore reads and writes both. What i
 let pass is checked here: a chunk that is not there reads as zeros.
 """
 
+import itertools
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import tensorstore as ts
 
+from ul2 import json_files
 from ul2.interop.tensors import Region, Tensor, by_rows, dtype_of, finite_pieces
 
 _HEAD: Final = ".zarray"
@@ -22,6 +24,16 @@ _MAX_HEAD_BYTES: Final = 2**20
 # Chunks may be decoded whole, so a bigger one than this is refused; writers of the
 # formats that are read here stay below 64 MiB, or at one array of one layer.
 _MAX_CHUNK_BYTES: Final = 4 * 2**30
+_MAX_TREE_BYTES: Final = 2**26
+# Of chunks that may be absent.
+_MAX_ABSENT: Final = 10_000
+_CHUNK_OVERHEAD: Final = 2**16
+# As TensorStore says INVALID_ARGUMENT, UNIMPLEMENTED and OUT_OF_RANGE, and others.
+_DAMAGES: Final = (ValueError, NotImplementedError, IndexError, OverflowError)
+
+
+class _UnknownZarrError(Exception):
+    """The arrays are of another version of zarr."""
 
 
 def read_directory(root: Path, name: str) -> Tensor:
@@ -43,7 +55,7 @@ def read_directory(root: Path, name: str) -> Tensor:
             f"{name}: {directory} is no zarr array ({error.strerror})."
         ) from None
     store = {"driver": "file", "path": f"{directory}/"}
-    return _open(name, content, store, files.__contains__)
+    return _open(name, content, store, files, directory)
 
 
 def read_database(root: Path) -> dict[str, Tensor]:
@@ -57,34 +69,35 @@ def read_database(root: Path) -> dict[str, Tensor]:
     tree = _read_tree(root)
     if not (root / "manifest.ocdbt").is_file():
         return {"/".join(keys): read_directory(root, ".".join(keys)) for keys in tree}
-    store = {"driver": "ocdbt", "base": f"file://{root.absolute()}/"}
+    base = {"driver": "file", "path": f"{root.absolute()}/"}
+    store = {"driver": "ocdbt", "base": base}
     try:
         database = ts.KvStore.open(store).result()
-        found = {key.decode() for key in database.list().result()}
+        found: dict[str, set[str]] = {}
+        for key in database.list().result():
+            array, _, chunk = key.decode().partition("/")
+            found.setdefault(array, set()).add(chunk)
         heads = {
             name: database.read(f"{name}/{_HEAD}").result().value
             for name in map(".".join, tree)
         }
-    except ValueError as error:
+    except _DAMAGES as error:
         raise ValueError(f"{root} is damaged: {_first_line(error)}") from None
     arrays = {}
     for keys in tree:
         name = ".".join(keys)
-
-        def is_there(chunk: str, name: str = name) -> bool:
-            return f"{name}/{chunk}" in found
-
         place = {**store, "path": f"{name}/"}
-        arrays["/".join(keys)] = _open(name, heads[name], place, is_there)
+        there = found.get(name, set())
+        arrays["/".join(keys)] = _open(name, heads[name], place, there)
     return arrays
 
 
 def _read_tree(root: Path) -> list[tuple[str, ...]]:
     """Returns the place of every array that orbax has written."""
     try:
-        metadata = json.loads((root / METADATA).read_bytes())
+        metadata = json_files.read_object(root / METADATA, most_bytes=_MAX_TREE_BYTES)
         if metadata.get("use_zarr3"):
-            raise ValueError(f"{root} is of zarr 3; only orbax's default is read.")
+            raise _UnknownZarrError
         return [
             tuple(str(key["key"]) for key in entry["key_metadata"])
             for entry in metadata["tree_metadata"].values()
@@ -94,35 +107,88 @@ def _read_tree(root: Path) -> list[tuple[str, ...]]:
         raise ValueError(
             f"{root} is no item of orbax: {METADATA}: {error.strerror}."
         ) from None
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError):
+    except _UnknownZarrError:
+        raise ValueError(
+            f"{root} is of zarr 3; only orbax's default is read."
+        ) from None
+    except (KeyError, TypeError, AttributeError, ValueError):
         raise ValueError(f"{root / METADATA} is damaged.") from None
 
 
 def _open(
-    name: str, head: bytes, store: dict[str, Any], is_there: Callable[[str], bool]
+    name: str,
+    head: bytes,
+    store: dict[str, Any],
+    there: Set[str],
+    directory: Path | None = None,
 ) -> Tensor:
-    """Checks an array's head and chunks, and returns the array."""
+    """Checks an array's head and chunks, and returns the array.
+
+    Args:
+        name: of the array.
+        head: content of its head.
+        store: where TensorStore finds it.
+        there: names of all that lies there, chunks among them.
+        directory: where chunks are files; TensorStore reads a file of any size.
+    """
     shape, chunks, dtype, sep, may_lack = _read_head(name, head)
     grid = [math.ceil(size / chunk) for size, chunk in zip(shape, chunks, strict=True)]
+    count = math.prod(grid)
+    if count > len(there) + (_MAX_ABSENT if may_lack else 0):
+        # A head may ask for more chunks than could ever be counted.
+        raise ValueError(
+            f"{name}: most of its {count} chunks are missing; copy the checkpoint "
+            "again."
+        )
     if not may_lack:
         for place in np.ndindex(*grid):
-            if not is_there(sep.join(map(str, place)) or "0"):
+            chunk = sep.join(map(str, place)) or "0"
+            if chunk not in there:
                 raise ValueError(
-                    f"{name}: chunk {sep.join(map(str, place)) or '0'} of "
-                    f"{math.prod(grid)} is missing; copy the checkpoint again."
+                    f"{name}: chunk {chunk} of {count} is missing; copy the checkpoint "
+                    "again."
                 )
 
     def read(region: Region) -> np.ndarray:
+        if directory is not None:
+            _check_chunks(name, directory, region, chunks, dtype, sep)
         spec = {"driver": "zarr", "kvstore": store}
         try:
             array = ts.open(spec, open=True, read=True).result()
             return np.asarray(array[region].read().result())
-        except ValueError as error:
+        except _DAMAGES as error:
             raise ValueError(
                 f"{name} cannot be read, its file is damaged: {_first_line(error)}"
             ) from None
 
     return Tensor(name, shape, dtype, _piece(shape, chunks, dtype), read)
+
+
+def _check_chunks(
+    name: str,
+    directory: Path,
+    region: Region,
+    chunks: tuple[int, ...],
+    dtype: np.dtype[Any],
+    sep: str,
+) -> None:
+    """Refuses chunks of a region whose files are larger than what they could hold."""
+    most = 2 * math.prod(chunks) * dtype.itemsize + _CHUNK_OVERHEAD
+    ranges = [
+        range(one.start // size, -(-one.stop // size))
+        for one, size in zip(region, chunks, strict=True)
+    ]
+    for place in itertools.product(*ranges):
+        chunk = sep.join(map(str, place)) or "0"
+        try:
+            size = os.path.getsize(directory / chunk)
+        except OSError:
+            continue  # the fill value stands for it, or TensorStore will say so
+        if size > most:
+            raise ValueError(
+                f"{name}: chunk {chunk} has {size:,} bytes, more than it could hold; "
+                "copy the checkpoint again."
+            )
 
 
 def _read_head(
@@ -133,7 +199,7 @@ def _read_head(
     They may where a fill value is given; T5X and orbax give none and write them all.
     """
     try:
-        head = json.loads(content)
+        head = json_files.parse(content)
         shape, chunks = tuple(head["shape"]), tuple(head["chunks"])
         dtype = dtype_of(head["dtype"])
         separator = head.get("dimension_separator", ".")

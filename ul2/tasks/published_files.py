@@ -8,7 +8,7 @@ download is told by file and row, not by a KeyError far away:
     error       aqua/test.json, row 7: options[1] is int, not str
 
 Files are untrusted: nothing is evaluated, XML entities are refused, and memory is
-bounded by the size of the file.
+bounded by the size of the file, which is bounded where it is read as a whole.
 """
 
 import csv
@@ -19,23 +19,28 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
+from ul2.tasks.sources import read_lines, too_long
+
 Shape = type | tuple[type, ...] | list[Any] | dict[str, Any]
 
 _MMLU_COLUMNS: Final = 6
 NUMBER: Final = (int, float)
+_MOST_BYTES: Final = 2**29
 
 
 def read_json_lines(path: Path, shape: Shape) -> Iterator[dict[str, Any]]:
     """Yields the objects of a file with a JSON object a line, empty lines aside."""
-    with path.open("rb") as lines:
-        for row, line in enumerate(lines, start=1):
+    with path.open("rb") as opened:
+        for row, line in enumerate(read_lines(opened), start=1):
+            if line is None:
+                raise ValueError(f"{too_long(f'{path}, row {row}')}.")
             if line.strip():
                 yield _checked(_parsed(line, path, row), shape, path, row)
 
 
 def read_json_list(path: Path, shape: Shape) -> Iterator[dict[str, Any]]:
     """Yields the objects of a file that is one JSON list."""
-    rows = _parsed(path.read_bytes(), path, None)
+    rows = _parsed(_read_whole(path), path, None)
     if not isinstance(rows, list):
         raise ValueError(f"{path} is {_kind(rows)}, not a JSON list of rows.")
     for row, value in enumerate(rows, start=1):
@@ -53,7 +58,8 @@ def read_xml_problems(path: Path, fields: Iterable[str]) -> Iterator[dict[str, s
     """
     try:
         tree = ET.parse(path, ET.XMLParser(target=_BuilderWithoutDoctype()))
-    except ET.ParseError as error:
+    # LookupError, ValueError: an encoding that does not exist, or is none of text.
+    except (ET.ParseError, LookupError, ValueError) as error:
         raise ValueError(f"{path} is not XML: {error}.") from None
     except _DoctypeError:
         message = "has a DOCTYPE, which may define entities; remove it"
@@ -106,7 +112,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yields the rows that are not empty, with their numbers; a row may have lines."""
     row = 0
     try:
-        lines = io.StringIO(path.read_bytes().decode("utf-8"), newline="")
+        lines = io.StringIO(_read_whole(path).decode("utf-8"), newline="")
         for row, values in enumerate(csv.reader(lines), start=1):
             if values:
                 yield row, values
@@ -114,6 +120,13 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise ValueError(f"{path} is not UTF-8: {error}.") from None
     except csv.Error as error:
         raise ValueError(f"{path}, row {row + 1} is not CSV: {error}.") from None
+
+
+def _read_whole(path: Path) -> bytes:
+    """Returns the content of a file, all of which has to be in memory at once."""
+    if path.stat().st_size > _MOST_BYTES:
+        raise ValueError(f"{path} is larger than {_MOST_BYTES:,} bytes; split it.")
+    return path.read_bytes()
 
 
 def _parsed(text: bytes, path: Path, row: int | None) -> Any:

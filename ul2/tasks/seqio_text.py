@@ -46,8 +46,21 @@ def splits_of(task: Any) -> list[str]:
 
 
 def read_text(task: Any, split: str) -> Any:
-    """Returns a split as a dataset, as it is before it is tokenized, in its order."""
+    """Returns a split as a dataset, as it is before it is tokenized, in its order.
+
+    Training never reads it: it is tokenized once, whole, into a store, whose place is
+    a number. What is killed meanwhile begins anew.
+
+    Raises:
+        ValueError: it is a stream without an end, whose place nobody can restore.
+    """
     dataset = task.source.get_dataset(split, shuffle=False)
+    if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
+        raise ValueError(
+            f"split {split!r} of seqio task {task.name!r} never ends, so it cannot be "
+            "tokenized into a store, and a stream's place cannot be restored; take "
+            "repeat() out of its source."
+        )
     for step in _steps_before_tokenizing(task):
         step = seqio.utils.add_kwargs_to_transform(
             step, sequence_length=None, output_features=task.output_features

@@ -37,6 +37,9 @@ _ALLOWED: Final = ".txt or .jsonl (also .gz or .zst) or .parquet"
 # one: enough that a corpus which is larger has both anyway.
 _SPLIT_WINDOW_DOCUMENTS: Final = 1000
 _SPLIT_WINDOW_CHARACTERS: Final = 2**24
+# Of a document, or of a row; beyond this a file is damaged, or hostile.
+MAX_RECORD_BYTES: Final = 2**28
+_SKIPPED_AT_ONCE: Final = 2**20
 
 
 class Document(NamedTuple):
@@ -297,9 +300,28 @@ def import_extra(name: str, file: str) -> Any:
         ) from None
 
 
-def _read_text(file: str, lines: Iterable[bytes], text_unit: str) -> _Read:
+def read_lines(
+    opened: io.BufferedIOBase, most_bytes: int = MAX_RECORD_BYTES
+) -> Iterator[bytes | None]:
+    """Yields the lines of a file, and None in place of one that is too long.
+
+    A packed file of a megabyte may hold a line of a gigabyte.
+    """
+    while line := opened.readline(most_bytes + 1):
+        if len(line) <= most_bytes:
+            yield line
+            continue
+        while line and not line.endswith(b"\n"):
+            line = opened.readline(_SKIPPED_AT_ONCE)
+        yield None
+
+
+def _read_text(file: str, opened: io.BufferedIOBase, text_unit: str) -> _Read:
     """Yields the paragraphs, the lines or the whole of a text file."""
-    for begin, data in _blocks(lines, text_unit):
+    for begin, data in _blocks(read_lines(opened), text_unit):
+        if data is None:
+            yield too_long(f"{file}:{begin}")
+            continue
         try:
             text = data.decode("utf-8-sig" if begin == 1 else "utf-8")
         except UnicodeDecodeError as error:
@@ -309,28 +331,48 @@ def _read_text(file: str, lines: Iterable[bytes], text_unit: str) -> _Read:
             yield Document(text.rstrip("\r\n"), file, begin)
 
 
-def _blocks(lines: Iterable[bytes], text_unit: str) -> Iterator[tuple[int, bytes]]:
-    """Yields the line on which each unit begins, and its bytes."""
+def _blocks(
+    lines: Iterable[bytes | None], text_unit: str
+) -> Iterator[tuple[int, bytes | None]]:
+    """Yields the line on which each unit begins, and its bytes; None of too many."""
     block: list[bytes] = []
-    begin = 1
+    begin, size = 1, 0
     for number, line in enumerate(lines, 1):
-        blank = not line.strip()
-        if block and (text_unit == "line" or (text_unit == "paragraph" and blank)):
-            yield begin, b"".join(block)
-            block = []
-        if block or not blank:
-            begin = begin if block else number
-            block.append(line)
-    if block:
-        yield begin, b"".join(block)
+        blank = line is not None and not line.strip()
+        if size and (text_unit == "line" or (text_unit == "paragraph" and blank)):
+            yield begin, _joined(block, size)
+            block, size = [], 0
+        if size or not blank:
+            begin = begin if size else number
+            size += MAX_RECORD_BYTES + 1 if line is None else len(line)
+            if line and size <= MAX_RECORD_BYTES:
+                block.append(line)
+            else:  # nothing is kept of a unit that is too long already
+                block = []
+    if size:
+        yield begin, _joined(block, size)
 
 
-def _read_json(file: str, lines: Iterable[bytes], field: str) -> _Read:
+def _joined(block: list[bytes], size: int) -> bytes | None:
+    return b"".join(block) if size <= MAX_RECORD_BYTES else None
+
+
+def too_long(place: str) -> BrokenTextError:
+    """Describes a record that no machine should hold in memory."""
+    return BrokenTextError(
+        f"{place}: longer than {MAX_RECORD_BYTES:,} bytes; split it into documents"
+    )
+
+
+def _read_json(file: str, opened: io.BufferedIOBase, field: str) -> _Read:
     """Yields the texts of a file with one JSON object per line."""
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_lines(opened), 1):
+        place = f"{file}:{number}"
+        if line is None:
+            yield too_long(place)
+            continue
         if not line.strip():
             continue
-        place = f"{file}:{number}"
         try:
             record = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
         except UnicodeDecodeError as error:
@@ -367,10 +409,9 @@ def _text_of(
 def _read_parquet(file: str, column: str) -> _Read:
     """Yields the texts of one column of a table."""
     pyarrow = import_extra("pyarrow", file)
-    parquet = import_extra("pyarrow.parquet", file)
     row = 0
     try:
-        with parquet.ParquetFile(file) as table:
+        with open_table(file) as table:
             names = table.schema_arrow.names
             if column not in names:
                 yield BrokenTextError(
@@ -378,7 +419,8 @@ def _read_parquet(file: str, column: str) -> _Read:
                 )
                 return
             for batch in table.iter_batches(1024, columns=[column]):
-                for text in batch.column(0).to_pylist():
+                for value in batch.column(0):
+                    text = value.as_py()
                     row += 1
                     if isinstance(text, str):
                         yield Document(text, file, row)
@@ -387,8 +429,26 @@ def _read_parquet(file: str, column: str) -> _Read:
                             f"{file}: row {row}: column {column!r} is no text but "
                             f"{_show(text)}"
                         )
-    except (OSError, UnicodeDecodeError, pyarrow.ArrowException) as error:
+    except (*OF_TABLES, pyarrow.ArrowException) as error:
         yield BrokenTextError(f"{file}: cannot be read to its end ({error})")
+
+
+# What pyarrow raises beside its own errors: a text that is no UTF-8, a time beyond the
+# calendar or in a zone that does not exist.
+OF_TABLES: Final = (OSError, ValueError, OverflowError, LookupError)
+
+
+def open_table(file: str) -> Any:
+    """Opens a Parquet file so that what is written once is held once.
+
+    A column may name one long text a thousand times. Values have to be taken out of
+    its batches one by one.
+    """
+    parquet = import_extra("pyarrow.parquet", file)
+    with parquet.ParquetFile(file) as table:
+        columns = map(table.schema.column, range(len(table.schema.names)))
+        texts = {one.path for one in columns if one.physical_type == "BYTE_ARRAY"}
+    return parquet.ParquetFile(file, read_dictionary=sorted(texts))
 
 
 def _not_utf8(place: str, error: UnicodeDecodeError) -> BrokenTextError:

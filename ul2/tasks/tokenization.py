@@ -25,7 +25,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from jaxtyping import Integer
 
-from ul2.data.token_store import SPLITS
+from ul2.data.store_manifest import SPLITS
 from ul2.data.token_store_writer import TokenStoreWriter
 from ul2.tasks.progress import Progress
 from ul2.tasks.sources import (

@@ -31,6 +31,10 @@ _SPACE: Final = "▁"
 _PIECE_TYPES: Final = sentencepiece_model_pb2.ModelProto.SentencePiece
 _NUM_BYTES: Final = 256
 _SENTENCE_CHARACTERS: Final = 4000
+# mT5's, the largest that is published, has 4 MiB.
+_MAX_MODEL_BYTES: Final = 2**27
+# How many there are may come from a damaged file, and each takes memory.
+_MAX_EXTRA_SENTINELS: Final = 2**16
 
 
 class Tokenizer:
@@ -48,6 +52,12 @@ class Tokenizer:
         self, path: Path, model: bytes, *, mode_convention: str, extra_sentinels: int
     ) -> None:
         """Reads `model`, the content of `path`; called by `open_tokenizer`."""
+        if not 0 <= extra_sentinels <= _MAX_EXTRA_SENTINELS:
+            raise ValueError(
+                f"{path}: {extra_sentinels} sentinels above its pieces, of "
+                f"0..{_MAX_EXTRA_SENTINELS}; the vocabulary is of another tokenizer, "
+                "or damaged."
+            )
         self.path = path
         self.model = model
         self._options = (extra_sentinels, mode_convention)
@@ -55,7 +65,7 @@ class Tokenizer:
         self._ids = {piece.piece: i for i, piece in enumerate(proto.pieces)}
         special = self._special_ids()
         # No text encodes to a control symbol.
-        self._encoder = _load(_retype(proto, special, _PIECE_TYPES.CONTROL))
+        self._encoder = _load(path, _retype(proto, special, _PIECE_TYPES.CONTROL))
         self._byte_ids_of_space = self._find_byte_ids_of_space(proto)
         try:
             self.vocab: Vocab = resolve(
@@ -70,7 +80,7 @@ class Tokenizer:
             raise ValueError(f"{path}: {error}") from None
         # As user-defined symbols they are decoded to their text, whole.
         shown = special - {self.vocab.pad_id, self.vocab.eos_id}
-        self._decoder = _load(self._with_extra_sentinels(proto, shown))
+        self._decoder = _load(path, self._with_extra_sentinels(proto, shown))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return open_tokenizer, (self.path, *self._options)
@@ -191,6 +201,8 @@ def open_tokenizer(
     """
     path = Path(path).absolute()
     try:
+        if path.stat().st_size > _MAX_MODEL_BYTES:
+            raise ValueError(f"{path} is too large to be a SentencePiece model file.")
         model = path.read_bytes()
     except OSError as error:
         raise ValueError(
@@ -351,8 +363,9 @@ def _parse(path: Path, model: bytes) -> Any:
         proto.ParseFromString(model)
     except Exception:  # protobuf's own DecodeError, which is not worth a dependency
         proto.Clear()
-    if not proto.pieces:
-        raise ValueError(f"{path} is not a SentencePiece model file.")
+    # A piece that is no UTF-8 comes back as bytes.
+    if not proto.pieces or not all(type(one.piece) is str for one in proto.pieces):
+        raise ValueError(f"{path} is not a SentencePiece model file, or damaged.")
     return proto
 
 
@@ -365,6 +378,10 @@ def _retype(proto: Any, ids: set[int], kind: int) -> bytes:
     return bytes(changed.SerializeToString())
 
 
-def _load(model: bytes) -> Any:
+def _load(path: Path, model: bytes) -> Any:
     """Returns SentencePiece's processor for a model."""
-    return sentencepiece.SentencePieceProcessor(model_proto=model)
+    try:
+        return sentencepiece.SentencePieceProcessor(model_proto=model)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path} is damaged: {reason}") from None

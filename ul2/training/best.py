@@ -15,7 +15,9 @@ from typing import Any, Final
 import jax
 from absl import logging
 
+from ul2 import json_files
 from ul2.training.checkpoints import step_dir
+from ul2.training.writers import read_measurements
 
 BEST: Final = "best.json"
 EVALUATIONS: Final = "eval.jsonl"
@@ -45,11 +47,9 @@ class BestRecord:
         self.step: int | None = None
         self.value = math.nan
         self._proposed: tuple[int, float] | None = None
-        for line in read_lines(self._model_dir / EVALUATIONS):
-            step = line.get("step")
+        for step, _, line in read_measurements(self._model_dir / EVALUATIONS):
             if (
-                type(step) is int
-                and step <= restored_step
+                step <= restored_step
                 and metric in line
                 and step_dir(model_dir, step).is_dir()
                 and self.is_better(line)
@@ -125,7 +125,7 @@ def best_step(model_dir: str | Path) -> int:
     """
     file = Path(model_dir) / BEST
     try:
-        step = json.loads(file.read_text(encoding="utf-8"))["step"]
+        step = json_files.read(file)["step"]
     except OSError:
         raise ValueError(
             f"{model_dir} does not say which checkpoint is best (no {BEST}); give a "
@@ -138,15 +138,3 @@ def best_step(model_dir: str | Path) -> int:
             f"{file} names step {step!r}, of which there is no checkpoint."
         )
     return step
-
-
-def read_lines(file: Path) -> list[dict[str, Any]]:
-    """Reads whole JSON lines; a kill may leave half a one at the end."""
-    if not file.is_file():
-        return []
-    text = file.read_text(encoding="utf-8")
-    return [
-        json.loads(line)
-        for line in text.splitlines(keepends=True)
-        if line.endswith("}\n")
-    ]

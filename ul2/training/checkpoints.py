@@ -119,6 +119,10 @@ class Contract:
         skipped = (values.get("guard") or {}).get("skipped", 0)
         if type(skipped) is not int or not 0 <= skipped <= values["step"]:
             raise ValueError(f"contract: {skipped!r} updates of it were left out.")
+        if not isinstance(values["config_text"], str):
+            raise ValueError("contract: config_text is no text.")
+        if not isinstance(values.get("data_position"), dict | None):
+            raise ValueError("contract: data_position is no object.")
         return cls(**{**values, "vocab": Vocab.from_json(values["vocab"])})
 
 

@@ -20,10 +20,10 @@ import numpy as np
 
 from ul2.batch import Batch
 from ul2.sharding.processes import said_by_first
-from ul2.training.best import EVALUATIONS, BestRecord, read_lines
+from ul2.training.best import EVALUATIONS, BestRecord
 from ul2.training.state import Params
 from ul2.training.step import EvalStep, EvalSums
-from ul2.training.writers import Writer, open_writers
+from ul2.training.writers import Writer, open_writers, read_measurements
 
 # Measures parameters; calls its second argument now and then, which may give up.
 Score = Callable[[Params, Callable[[], None]], dict[str, Any]]
@@ -125,8 +125,8 @@ class Evaluation:
 
 def _lacks(model_dir: Path, step: int) -> bool:
     """Returns, on all hosts alike, whether a step is not among the evaluations."""
-    lines = read_lines(model_dir / EVALUATIONS)
-    is_there = any(line.get("step") == step for line in lines)
+    lines = read_measurements(model_dir / EVALUATIONS)
+    is_there = any(found == step for found, _, _ in lines)
     return bool(said_by_first("evaluations", "" if is_there else "missing"))
 
 

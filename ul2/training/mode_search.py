@@ -11,6 +11,7 @@ are deleted. A finished trial is not made again after a kill.
 
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,12 +20,13 @@ from typing import Any, Final
 import jax
 from jax.experimental import multihost_utils
 
+from ul2 import json_files
 from ul2.training.best import EVALUATIONS, is_better
 from ul2.training.checkpoints import CHECKPOINTS
 from ul2.training.events import EVENTS, PASSED
 from ul2.training.loop import TrainSettings, TrainSummary, train
 from ul2.training.run import Programs, Run
-from ul2.training.writers import METRICS
+from ul2.training.writers import METRICS, read_measurements
 
 TRIALS: Final = "trials"
 MODES: Final = "modes.json"
@@ -130,10 +132,10 @@ class ModeSearch:
         if not file.is_file():
             return {**asked, "trials": {}, "best": None}
         try:
-            report = json.loads(file.read_text(encoding="utf-8"))
+            report = json_files.read_object(file)
             before = {name: report[name] for name in asked}
-            sound = isinstance(report["trials"], dict) and "best" in report
-        except (ValueError, KeyError, TypeError):
+            sound = _are_trials(report["trials"], report["best"], before["metric"])
+        except (OSError, ValueError, KeyError):
             sound, before = False, {}
         if not sound:
             raise ValueError(f"{file} is damaged; choose another MODEL_DIR.")
@@ -153,11 +155,34 @@ class ModeSearch:
         partial.replace(self._model_dir / MODES)
 
 
+def _are_trials(trials: Any, best: Any, metric: Any) -> bool:
+    """Returns whether trials were measured, and one of them is best, or none yet.
+
+    Their names are those of folders.
+    """
+    return (
+        isinstance(trials, dict)
+        and isinstance(metric, str)
+        and all(re.fullmatch(r"\w+", name) for name in trials)
+        and all(isinstance(scores, dict) for scores in trials.values())
+        and all(type(scores.get(metric)) is float for scores in trials.values())
+        and (best is None or best in list(trials))
+    )
+
+
 def _last_line(trial: Path) -> dict[str, Any]:
-    """Returns the last evaluation of a trial that had ended before it was noted."""
-    lines = (trial / EVALUATIONS).read_text(encoding="utf-8").splitlines()
-    last: dict[str, Any] = json.loads(lines[-1])
-    return last
+    """Returns the last evaluation of a trial that had ended before it was noted.
+
+    Raises:
+        ValueError: there is none.
+    """
+    evaluations = [line for _, _, line in read_measurements(trial / EVALUATIONS)]
+    if not evaluations:
+        raise ValueError(
+            f"{trial / EVALUATIONS} is missing or damaged; delete {trial} and it is "
+            "made again."
+        )
+    return evaluations[-1]
 
 
 def _wait_for_all(what: str) -> None:

@@ -27,6 +27,7 @@ from ul2.training.checkpoints import (
 CONFIG: Final = "config.gin"
 TOKENIZER: Final = "tokenizer.model"
 LOCK: Final = ".lock"
+_MAX_CONFIG_BYTES: Final = 2**24
 _LOOKS, _LOOK_AGAIN_SECONDS = 10, 0.5
 # What may change while a run goes on. Everything else is what the run is.
 _MAY_CHANGE: Final = frozenset(
@@ -110,7 +111,16 @@ def check_same_run(model_dir: str | Path, config_text: str) -> None:
     kept = Path(model_dir) / CONFIG
     if not kept.is_file() or not has_checkpoint(model_dir):
         return
-    changes = _changes(kept.read_text(), config_text)
+    try:
+        if kept.stat().st_size > _MAX_CONFIG_BYTES:
+            raise ValueError("too large")
+        before = kept.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        raise ValueError(
+            f"{kept} is damaged, so that nobody knows which run this is; put it back, "
+            "or choose another MODEL_DIR."
+        ) from None
+    changes = _changes(before, config_text)
     if changes:
         raise ValueError(
             f"{model_dir} holds a run with another config "
@@ -283,16 +293,18 @@ def _values(statements: dict[str, str]) -> dict[str, str]:
     """Returns the statements with the values of macros in their place."""
     values = dict(statements)
     for name, value in values.items():
-        while value.startswith("%") and value[1:] in statements:
-            value = statements[value[1:]]
+        # Not for ever, where a damaged file has a macro that is itself.
+        for _ in statements:
+            value = statements.get(value[1:], value) if value[:1] == "%" else value
         values[name] = value
     return values
 
 
 def _shown(name: str, statements: dict[str, str]) -> str:
     """Returns what a person sets a parameter by: its macro, if it has one."""
-    while statements.get(name, "").startswith("%"):
-        name = statements[name][1:]
+    for _ in statements:
+        value = statements.get(name, "")
+        name = value[1:] if value.startswith("%") else name
     return name
 
 

@@ -26,9 +26,12 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from ul2 import json_files
+
 METRICS: Final = "metrics.jsonl"
 
 Measurement = Mapping[str, Any]
+_MAX_LINE_BYTES: Final = 2**20
 
 
 class Writer(Protocol):
@@ -160,26 +163,34 @@ def _drop_later_lines(path: Path, restored_step: int) -> None:
     """Keeps the whole lines of steps up to `restored_step`."""
     if not path.exists():
         return
-    lines = path.read_bytes().splitlines(keepends=True)
-    kept = [line for line in lines if _is_of(line, restored_step)]
-    if kept == lines:
+    kept = b"".join(
+        line for step, line, _ in read_measurements(path) if step <= restored_step
+    )
+    content = path.read_bytes()
+    if content == kept:
         return
-    if kept == lines[: len(kept)]:
+    if content.startswith(kept):
         # Takes no room on a disk that may be full.
-        os.truncate(path, sum(map(len, kept)))
+        os.truncate(path, len(kept))
         return
     partial = path.with_suffix(".partial")
-    partial.write_bytes(b"".join(kept))
+    partial.write_bytes(kept)
     partial.replace(path)
 
 
-def _is_of(line: bytes, restored_step: int) -> bool:
-    """Returns whether a line is whole, and of a step that is not made again."""
-    try:
-        # A kill may leave half a line at the end.
-        return line.endswith(b"}\n") and json.loads(line)["step"] <= restored_step
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return False
+def read_measurements(path: Path) -> Iterator[tuple[int, bytes, dict[str, Any]]]:
+    """Yields step, line and content of every measurement in a file of JSON lines.
+
+    Lines that are none are left out: a kill leaves half a one, a disk worse.
+    """
+    if not path.is_file():
+        return
+    with path.open("rb") as lines:
+        while line := lines.readline(_MAX_LINE_BYTES):
+            measurement = json_files.parse_line(line) if line.endswith(b"}\n") else None
+            step = measurement and measurement.get("step")
+            if measurement is not None and type(step) is int:
+                yield step, line, measurement
 
 
 # Files of one process, written within one second, differ by these.
