@@ -41,6 +41,8 @@ from ul2.vocab import Vocab
 # The folder in a run, and the items in the folder of a step.
 CHECKPOINTS: Final = "checkpoints"
 PARAMS, TRAIN_STATE, CONTRACT = "params", "train_state", "contract"
+# What orbax raises at a file that is no JSON, or another JSON than its own.
+_DAMAGES: Final = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 # What two models may differ in and still have the same parameters.
 _NOT_OF_PARAMS: Final = ("dtype", "remat", "dropout_rate")
 
@@ -107,10 +109,9 @@ class Contract:
             value = values.get(name, 0)
             if type(value) is not int or value < 0:
                 raise ValueError(f"contract: {name}={value!r} is no number of updates.")
-        if not isinstance(values["config_text"], str):
-            raise ValueError("contract: config_text is no text.")
-        if not isinstance(values.get("data_position"), dict | None):
-            raise ValueError("contract: data_position is no object.")
+        for name, kind in {"config_text": str, "data_position": dict | None}.items():
+            if not isinstance(values.get(name), kind):
+                raise ValueError(f"contract: {name} is of another kind.")
         return cls(**{**values, "vocab": Vocab.from_json(values["vocab"])})
 
 
@@ -278,7 +279,7 @@ def read_contract(path: str | Path, step: int | None = None) -> Contract:
         items = ocp.args.Composite(**{CONTRACT: ocp.args.JsonRestore()})
         try:
             contract = Contract.from_json(manager.restore(step, args=items)[CONTRACT])
-        except (ValueError, KeyError, TypeError, OSError) as error:
+        except (*_DAMAGES, OSError) as error:
             text = " ".join(str(error).split())
             raise ValueError(
                 f"{step_dir(path, step)} is no checkpoint of a run, or damaged: {text}"
@@ -399,7 +400,11 @@ def _reader(path: str | Path) -> ocp.CheckpointManager:
     if not folder.is_dir():
         raise ValueError(f"no checkpoint in {path}: {folder} does not exist.")
     options = ocp.CheckpointManagerOptions(read_only=True)
-    return ocp.CheckpointManager(folder, options=options)
+    try:
+        return ocp.CheckpointManager(folder, options=options)
+    except _DAMAGES as error:
+        text = " ".join(str(error).split())
+        raise ValueError(f"{folder} is damaged: {text}.") from None
 
 
 def _existing_step(
