@@ -24,8 +24,8 @@ from fuzzing.mutations import mutate
 from fuzzing.readers import READERS, Reader
 from fuzzing.watching import Finding, Watch, attempt, limit_memory, scratch
 
-# Of one input that Python cannot interrupt.
-_STANDSTILL_SECONDS = 60.0
+# Of one input that Python cannot interrupt, and of making the valid one.
+_STANDSTILL_SECONDS, _START_SECONDS = 60.0, 600.0
 
 
 @dataclasses.dataclass
@@ -136,7 +136,7 @@ def fuzz(name: str, seed: int, inputs: int, seconds: float) -> Report:
             arguments = (name, f"{folder}/in", seed, report.inputs, place, out)
             worker = context.Process(target=_work, args=arguments, daemon=True)
             worker.start()
-            died = _gather(report, worker, out, inputs, started + seconds)
+            died = _gather(report, worker, place, out, inputs, started + seconds)
             worker.kill()
             worker.join()
             shutil.rmtree(f"{folder}/in-valid", ignore_errors=True)
@@ -149,7 +149,7 @@ def fuzz(name: str, seed: int, inputs: int, seconds: float) -> Report:
 
 
 def _gather(
-    report: Report, worker: Any, out: Any, inputs: int, deadline: float
+    report: Report, worker: Any, place: Any, out: Any, inputs: int, deadline: float
 ) -> str | None:
     """Takes what a worker made; returns how it died, if it did."""
     moved = time.monotonic()
@@ -159,7 +159,8 @@ def _gather(
         except queue.Empty:
             if not worker.is_alive() and out.empty():
                 return f"exit code {worker.exitcode}"
-            if time.monotonic() - moved > _STANDSTILL_SECONDS:
+            limit = _START_SECONDS if place.value < 0 else _STANDSTILL_SECONDS
+            if time.monotonic() - moved > limit:
                 return "stands still"
             continue
         if index < 0:

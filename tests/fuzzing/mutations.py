@@ -33,7 +33,7 @@ _RAW += [b"<!DOCTYPE x [<!ENTITY e 'e'>]>", b"import os\n", b"\x80\x04cos\nsyste
 _FRESH_VALUES = 7
 # Stands for brackets within brackets, more of them than Python itself can write.
 _DEEP = "so deep"
-_GROWN_BYTES = 3 * 2**30
+_GROWN_BYTES = 5 * 2**28
 
 
 def mutate(folder: Path, rng: random.Random) -> None:

@@ -9,7 +9,8 @@ from sentencepiece import sentencepiece_model_pb2
 
 from ul2.inference.rows import FileRows
 from ul2.tasks import published_files, sources
-from ul2.tasks.sources import TextSource, read_documents, read_lines
+from ul2.tasks.packed_files import read_lines
+from ul2.tasks.sources import TextSource, read_documents
 from ul2.tasks.tokenizer import Tokenizer, open_tokenizer, train_tokenizer
 
 
@@ -142,3 +143,25 @@ def test_sentinels_that_a_damaged_vocabulary_asks_for_are_refused(
 ):
     with pytest.raises(ValueError, match=f"{count} sentinels above its pieces"):
         Tokenizer(tmp_path, model, mode_convention="paper", extra_sentinels=count)
+
+
+@pytest.mark.parametrize("packer", ["gz", "zst"])
+def test_packed_file_that_was_cut_off_says_so(tmp_path, packer):
+    """Of either half a text would be missing, and nobody would know."""
+    text = "\n".join(json.dumps({"text": f"document {i}"}) for i in range(400)).encode()
+    pack = gzip.compress
+    if packer == "zst":
+        pack = pytest.importorskip("zstandard").compress
+    # Two packed files behind one another are one, as for the programs that pack.
+    whole = pack(text + b"\n") + pack(text)
+    file = tmp_path / f"a.jsonl.{packer}"
+    file.write_bytes(whole)
+    source = TextSource(files=str(tmp_path))
+    assert len(list(read_documents(source))) == 800
+    assert len(list(FileRows(file))) == 800
+    for size in (len(whole) - 1, len(whole) // 2 + 9, len(whole) // 2 - 3):
+        file.write_bytes(whole[:size])
+        with pytest.raises(ValueError, match="cannot be read to its end"):
+            list(read_documents(source))
+        with pytest.raises(ValueError, match=r"cannot read --input .* to its end"):
+            list(FileRows(file))

@@ -18,15 +18,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple, NoReturn, Protocol
 
-from ul2.tasks.sources import (
+from ul2.tasks.packed_files import (
     OF_TABLES,
     damages_of,
     import_extra,
     open_table,
     open_unpacked,
     read_lines,
-    too_long,
 )
+from ul2.tasks.sources import too_long
 
 _SUFFIX: Final = re.compile(r"\.(?:(txt|jsonl|json)(?:\.gz|\.zst)?|(parquet))$")
 _ALLOWED: Final = ".txt or .jsonl (also .gz or .zst) or .parquet"

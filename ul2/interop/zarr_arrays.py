@@ -78,7 +78,8 @@ def read_database(root: Path) -> dict[str, Tensor]:
             array, _, chunk = key.decode().partition("/")
             found.setdefault(array, set()).add(chunk)
         heads = {
-            name: database.read(f"{name}/{_HEAD}").result().value
+            # As bytes: a name may hold half of a character.
+            name: database.read(f"{name}/{_HEAD}".encode()).result().value
             for name in map(".".join, tree)
         }
     except _DAMAGES as error:

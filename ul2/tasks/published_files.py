@@ -19,7 +19,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from ul2.tasks.sources import read_lines, too_long
+from ul2.tasks.packed_files import read_lines
+from ul2.tasks.sources import too_long
 
 Shape = type | tuple[type, ...] | list[Any] | dict[str, Any]
 

@@ -12,19 +12,24 @@ its name and line. TensorFlow is not needed here.
 import contextlib
 import dataclasses
 import glob
-import gzip
 import hashlib
-import importlib
 import io
 import json
 import os
 import re
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from ul2.tasks.embedded_corpus import read_embedded_corpus
+from ul2.tasks.packed_files import (
+    MAX_RECORD_BYTES,
+    OF_TABLES,
+    damages_of,
+    import_extra,
+    open_table,
+    open_unpacked,
+    read_lines,
+)
 
 EMBEDDED: Final = "embedded"
 TEXT_UNITS: Final = ("paragraph", "line", "file")
@@ -37,9 +42,6 @@ _ALLOWED: Final = ".txt or .jsonl (also .gz or .zst) or .parquet"
 # one: enough that a corpus which is larger has both anyway.
 _SPLIT_WINDOW_DOCUMENTS: Final = 1000
 _SPLIT_WINDOW_CHARACTERS: Final = 2**24
-# Of a document, or of a row; beyond this a file is damaged, or hostile.
-MAX_RECORD_BYTES: Final = 2**28
-_SKIPPED_AT_ONCE: Final = 2**20
 
 
 class Document(NamedTuple):
@@ -267,55 +269,6 @@ def _read_file(file: str, source: TextSource) -> _Read:
             yield BrokenTextError(f"{file}: cannot be read to its end ({error})")
 
 
-def open_unpacked(file: str) -> io.BufferedIOBase:
-    """Opens a file for reading, unpacking it on the way."""
-    if file.endswith(".gz"):
-        return gzip.open(file, "rb")
-    if file.endswith(".zst"):
-        zstandard = import_extra("zstandard", file)
-        packed = Path(file).open("rb")  # noqa: SIM115 - closed by its reader
-        reader = zstandard.ZstdDecompressor().stream_reader(
-            packed, read_across_frames=True, closefd=True
-        )
-        return io.BufferedReader(reader)
-    return Path(file).open("rb")
-
-
-def damages_of(file: str) -> tuple[type[Exception], ...]:
-    """Returns what reading a damaged file raises."""
-    damages = (OSError, EOFError, zlib.error)
-    if file.endswith(".zst"):
-        return *damages, import_extra("zstandard", file).ZstdError
-    return damages
-
-
-def import_extra(name: str, file: str) -> Any:
-    """Imports a reader that only some files need."""
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError:
-        raise ValueError(
-            f"{file}: reading it needs {name.partition('.')[0]}; "
-            "pip install 'ul2[files]'."
-        ) from None
-
-
-def read_lines(
-    opened: io.BufferedIOBase, most_bytes: int = MAX_RECORD_BYTES
-) -> Iterator[bytes | None]:
-    """Yields the lines of a file, and None in place of one that is too long.
-
-    A packed file of a megabyte may hold a line of a gigabyte.
-    """
-    while line := opened.readline(most_bytes + 1):
-        if len(line) <= most_bytes:
-            yield line
-            continue
-        while line and not line.endswith(b"\n"):
-            line = opened.readline(_SKIPPED_AT_ONCE)
-        yield None
-
-
 def _read_text(file: str, opened: io.BufferedIOBase, text_unit: str) -> _Read:
     """Yields the paragraphs, the lines or the whole of a text file."""
     for begin, data in _blocks(read_lines(opened), text_unit):
@@ -431,24 +384,6 @@ def _read_parquet(file: str, column: str) -> _Read:
                         )
     except (*OF_TABLES, pyarrow.ArrowException) as error:
         yield BrokenTextError(f"{file}: cannot be read to its end ({error})")
-
-
-# What pyarrow raises beside its own errors: a text that is no UTF-8, a time beyond the
-# calendar or in a zone that does not exist.
-OF_TABLES: Final = (OSError, ValueError, OverflowError, LookupError)
-
-
-def open_table(file: str) -> Any:
-    """Opens a Parquet file so that what is written once is held once.
-
-    A column may name one long text a thousand times. Values have to be taken out of
-    its batches one by one.
-    """
-    parquet = import_extra("pyarrow.parquet", file)
-    with parquet.ParquetFile(file) as table:
-        columns = map(table.schema.column, range(len(table.schema.names)))
-        texts = {one.path for one in columns if one.physical_type == "BYTE_ARRAY"}
-    return parquet.ParquetFile(file, read_dictionary=sorted(texts))
 
 
 def _not_utf8(place: str, error: UnicodeDecodeError) -> BrokenTextError:

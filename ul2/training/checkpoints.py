@@ -41,6 +41,8 @@ from ul2.vocab import Vocab
 # The folder in a run, and the items in the folder of a step.
 CHECKPOINTS: Final = "checkpoints"
 PARAMS, TRAIN_STATE, CONTRACT = "params", "train_state", "contract"
+# What orbax raises at a file that is no JSON, or another JSON than its own.
+_DAMAGES: Final = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 # What two models may differ in and still have the same parameters.
 _NOT_OF_PARAMS: Final = ("dtype", "remat", "dropout_rate")
 
@@ -119,10 +121,9 @@ class Contract:
         skipped = (values.get("guard") or {}).get("skipped", 0)
         if type(skipped) is not int or not 0 <= skipped <= values["step"]:
             raise ValueError(f"contract: {skipped!r} updates of it were left out.")
-        if not isinstance(values["config_text"], str):
-            raise ValueError("contract: config_text is no text.")
-        if not isinstance(values.get("data_position"), dict | None):
-            raise ValueError("contract: data_position is no object.")
+        for name, kind in {"config_text": str, "data_position": dict | None}.items():
+            if not isinstance(values.get(name), kind):
+                raise ValueError(f"contract: {name} is of another kind.")
         return cls(**{**values, "vocab": Vocab.from_json(values["vocab"])})
 
 
