@@ -3,7 +3,6 @@
 python two_processes.py PORT INDEX DIRECTORY
 """
 
-import dataclasses
 import json
 import os
 import signal
@@ -17,11 +16,13 @@ jax.config.update("jax_cpu_collectives_implementation", "gloo")
 port, index, directory = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
 jax.distributed.initialize(f"127.0.0.1:{port}", 2, index)
 
-from training_toys import ToyBatches, make_batch, make_settings, run_train  # noqa: E402
+from training_toys import ToyBatches, make_batch, make_run, make_settings, run_train  # noqa: E402
 
 from ul2.sharding.mesh import make_mesh  # noqa: E402
 from ul2.sharding.placement import host_rows  # noqa: E402
 from ul2.training.guard import GuardSettings  # noqa: E402
+from ul2.training.loop import step_settings, train  # noqa: E402
+from ul2.training.run import Programs  # noqa: E402
 
 
 class HalfBatches(ToyBatches):
@@ -40,15 +41,21 @@ class HalfBatches(ToyBatches):
 
 
 def train_with(policy, bad):
-    """Returns the last metrics of a run with a bad batch, once whole and once again."""
-    settings = make_settings(guard=GuardSettings(on_bad_numbers=policy))
-    for _ in range(2):
-        batches = HalfBatches(bad=bad)
-        summary = run_train(
-            directory / policy, batches=batches, settings=settings, **changes
+    """Returns the last metrics of a run with a bad batch that goes on once more."""
+    for total_steps in (6, 7):
+        settings = make_settings(
+            total_steps=total_steps,
+            eval_every_steps=0,
+            guard=GuardSettings(on_bad_numbers=policy),
         )
-        settings = dataclasses.replace(settings, total_steps=7)
-    return {**summary.metrics, "position": batches.index}
+        run = make_run(
+            directory / policy,
+            mesh=mesh,
+            batches=HalfBatches(bad=bad),
+            eval_batches=None,
+        )
+        summary = train(run, settings, programs=programs)
+    return {**summary.metrics, "position": run.batches.index}
 
 
 def interrupt_this_process_alone(batch_index):
@@ -70,6 +77,7 @@ stopped = run_train(
     batches=HalfBatches(on_next=interrupt_this_process_alone),
     **changes,
 )
+programs = Programs(make_run(directory, mesh=mesh), step_settings(make_settings(), 3))
 bad = {policy: train_with(policy, 4) for policy in ("skip", "rollback")}
 report = {
     "bad": bad,
