@@ -44,6 +44,7 @@ _RUN_FILE: Final = "add --gin_file=configs/runs/pretrain.gin"
 # What gin files may name, by module.
 _REGISTERED: Final = {
     "ul2.recipe": ("Recipe",),
+    "ul2.training.guard": ("GuardSettings",),
     "ul2.training.loop": ("TrainSettings",),
     "ul2.training.optimizers": ("adafactor", "adamw"),
     "ul2.training.schedules": ("constant", "cosine", "inverse_square_root", "linear"),

@@ -3,7 +3,6 @@
 python two_processes.py PORT INDEX DIRECTORY
 """
 
-import dataclasses
 import itertools
 import json
 import os
@@ -34,6 +33,7 @@ from ul2.sharding.placement import host_rows  # noqa: E402
 from ul2.training import run_checkpoints, saving  # noqa: E402
 from ul2.training.failures import StorageError  # noqa: E402
 from ul2.training.guard import GuardSettings  # noqa: E402
+from ul2.training.loop import train  # noqa: E402
 
 
 class HalfBatches(ToyBatches):
@@ -52,15 +52,21 @@ class HalfBatches(ToyBatches):
 
 
 def train_with(policy, bad):
-    """Returns the last metrics of a run with a bad batch, once whole and once again."""
-    settings = make_settings(guard=GuardSettings(on_bad_numbers=policy))
-    for _ in range(2):
-        batches = HalfBatches(bad=bad)
-        summary = run_train(
-            directory / policy, batches=batches, settings=settings, **changes
+    """Returns the last metrics of a run with a bad batch that goes on once more."""
+    for total_steps in (6, 7):
+        settings = make_settings(
+            total_steps=total_steps,
+            eval_every_steps=0,
+            guard=GuardSettings(on_bad_numbers=policy),
         )
-        settings = dataclasses.replace(settings, total_steps=7)
-    return {**summary.metrics, "position": batches.index}
+        run = make_run(
+            directory / policy,
+            mesh=mesh,
+            batches=HalfBatches(bad=bad),
+            eval_batches=None,
+        )
+        summary = train(run, settings, programs=changes["programs"])
+    return {**summary.metrics, "position": run.batches.index}
 
 
 def interrupt_this_process_alone(batch_index):
