@@ -34,8 +34,6 @@ MACROS = {
     "BATCH_SIZE": 28,
     "MESH": "data=1",
     "LOG_EVERY_STEPS": 4,
-    "SAVE_EVERY_STEPS": 20,
-    "EVAL_EVERY_STEPS": 100,
     "EVAL_BATCHES": 2,
     "KEEP_CHECKPOINTS": 3,
     "BEST_METRIC": "loss",
@@ -117,6 +115,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure whether a run grows.")
     parser.add_argument("--scratch", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--save_every", type=int, default=20)
+    parser.add_argument("--eval_every", type=int, default=100)
     options = parser.parse_args()
     store, run = options.scratch / "store", options.scratch / "run"
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", **MALLOC}
@@ -128,7 +128,14 @@ def main() -> None:
             check=True,
             env=environment,
         )
-    macros = {"DATA": store, "MODEL_DIR": run, "TOTAL_STEPS": options.steps, **MACROS}
+    macros = {
+        "DATA": store,
+        "MODEL_DIR": run,
+        "TOTAL_STEPS": options.steps,
+        "SAVE_EVERY_STEPS": options.save_every,
+        "EVAL_EVERY_STEPS": options.eval_every,
+        **MACROS,
+    }
     flags = [f"--gin_file=configs/{name}.gin" for name in FILES]
     flags += [f"--gin.{name}={value}" for name, value in macros.items()]
     began = time.monotonic()
