@@ -41,7 +41,6 @@ from ul2.vocab import Vocab
 # The folder in a run, and the items in the folder of a step.
 CHECKPOINTS: Final = "checkpoints"
 PARAMS, TRAIN_STATE, CONTRACT = "params", "train_state", "contract"
-# What orbax raises at a file that is no JSON, or another JSON than its own.
 # What two models may differ in and still have the same parameters.
 _NOT_OF_PARAMS: Final = ("dtype", "remat", "dropout_rate")
 
