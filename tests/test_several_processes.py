@@ -181,7 +181,7 @@ def test_process_that_hangs_is_named_by_the_one_that_waits_for_it(
     # jax would otherwise miss its heartbeat first.
     monkeypatch.setitem(globals(), "HEARTBEAT_SECONDS", 100)
     run = tmp_path / "run"
-    endless = {"TOTAL_STEPS": 100_000, "STALL_SECONDS": 3, "MESH": "fsdp=2"}
+    endless = {"TOTAL_STEPS": 100_000, "STALL_SECONDS": 8, "MESH": "fsdp=2"}
     waiting, hanging = start(2, recipe(store, run, **endless))
     while not (run / "checkpoints" / "4").is_dir():
         assert waiting.poll() is None and hanging.poll() is None
