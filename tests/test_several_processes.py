@@ -181,9 +181,10 @@ def test_process_that_hangs_is_named_by_the_one_that_waits_for_it(
     # jax would otherwise miss its heartbeat first.
     monkeypatch.setitem(globals(), "HEARTBEAT_SECONDS", 100)
     run = tmp_path / "run"
-    endless = {"TOTAL_STEPS": 100_000, "STALL_SECONDS": 3, "MESH": "fsdp=2"}
-    waiting, hanging = start(2, recipe(store, run, **endless))
-    while not (run / "checkpoints" / "4").is_dir():
+    # Saving is waiting for others, too, but another phase.
+    endless = {"TOTAL_STEPS": 100_000, "SAVE_EVERY_STEPS": 0, "MESH": "fsdp=2"}
+    waiting, hanging = start(2, recipe(store, run, STALL_SECONDS=8, **endless))
+    while not (run / "metrics.jsonl").is_file() or len(read_lines(run)) < 4:
         assert waiting.poll() is None and hanging.poll() is None
         time.sleep(0.02)
     children = Path(f"/proc/{hanging.pid}/task/{hanging.pid}/children")
