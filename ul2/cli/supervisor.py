@@ -32,6 +32,8 @@ from ul2.sharding.processes import EXIT_RESTART
 _PASSED_ON: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 _NOTES_BYTES: Final = 1 << 20
 _PR_SET_PDEATHSIG: Final = 1
+# What a child says of itself.
+_OURS: Final = re.compile(rb"(error|warning): ")
 # How a line of jax's runtime begins that tells of a death, and how it goes on.
 _DEATH: Final = re.compile(
     rb"[EF]\d{4} .*(coordination_service|client\.h:\d+\] Terminating process)"
@@ -132,8 +134,10 @@ class _Errors:
                 for line in lines:
                     # Threads write at once: what follows may be torn in pieces.
                     ended = ended or bool(_LAST_WORDS.search(line))
-                    of_death = ended or bool(
-                        _DEATH.match(line) or (of_death and _DEATH_GOES_ON.match(line))
+                    of_death = not _OURS.match(line) and bool(
+                        ended
+                        or _DEATH.match(line)
+                        or (of_death and _DEATH_GOES_ON.match(line))
                     )
                     if of_death:
                         self.death += line + b"\n"
