@@ -32,8 +32,6 @@ from ul2.sharding.processes import EXIT_RESTART
 _PASSED_ON: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 _NOTES_BYTES: Final = 1 << 20
 _PR_SET_PDEATHSIG: Final = 1
-# What a child says of itself.
-_OURS: Final = re.compile(rb"(error|warning): ")
 # How a line of jax's runtime begins that tells of a death, and how it goes on.
 _DEATH: Final = re.compile(
     rb"[EF]\d{4} .*(coordination_service|client\.h:\d+\] Terminating process)"
@@ -117,6 +115,9 @@ class _Errors:
 
     def __init__(self, readable: int) -> None:
         self.death = b""
+        # Said after jax's last words: by threads of jax, torn in pieces, if it ended
+        # the child; by the child, if that was faster.
+        self.after = b""
         self._readable = readable
         self._thread = threading.Thread(target=self._pass_on, daemon=True)
         self._thread.start()
@@ -132,19 +133,18 @@ class _Errors:
             while chunk := stream.read(1 << 16):
                 *lines, rest = (rest + chunk).split(b"\n")
                 for line in lines:
-                    # Threads write at once: what follows may be torn in pieces.
-                    ended = ended or bool(_LAST_WORDS.search(line))
-                    of_death = not _OURS.match(line) and bool(
-                        ended
-                        or _DEATH.match(line)
-                        or (of_death and _DEATH_GOES_ON.match(line))
+                    of_death = bool(
+                        _DEATH.match(line) or (of_death and _DEATH_GOES_ON.match(line))
                     )
+                    ended = ended or bool(_LAST_WORDS.search(line))
                     if of_death:
                         self.death += line + b"\n"
+                    elif ended:
+                        self.after += line + b"\n"
                     else:
                         os.write(2, line + b"\n")
             if ended:
-                self.death += rest
+                self.after += rest
             else:
                 os.write(2, rest)
 
@@ -159,11 +159,12 @@ def _end(code: int, notes: Notes, errors: _Errors) -> int:
     """
     errors.wait()
     if code >= 0:
+        os.write(2, errors.after)
         return code
     fields = notes.read()
     lost = _lost(errors.death.decode(errors="replace"), fields)
     if lost is None:
-        os.write(2, errors.death)
+        os.write(2, errors.death + errors.after)
         lost = f"was ended by {signal.Signals(-code).name}" + {
             signal.SIGKILL: ", from outside: often the kernel, out of host memory",
             signal.SIGABRT: "; the lines above say why",
