@@ -75,7 +75,9 @@ def _quiet_libraries() -> None:
 
     def is_worth_reading(record: logging.LogRecord) -> bool:
         ours = Path(record.pathname).resolve().is_relative_to(_PACKAGE)
-        return ours or record.levelno >= logging.ERROR
+        # orbax shows every error that it raises as well, with its stack.
+        is_shown_twice = "orbax" in record.pathname and record.exc_info is not None
+        return ours or (record.levelno >= logging.ERROR and not is_shown_twice)
 
     absl.logging.get_absl_logger().addFilter(is_worth_reading)
 
