@@ -96,6 +96,14 @@ def test_death_in_jaxs_words_becomes_one_line(tmp_path, death, said):
     assert line.endswith("start the job again, it goes on from step 12 (exit code 75).")
 
 
+def test_child_that_speaks_while_jax_ends_it_is_heard(tmp_path):
+    said = LEADER + "process 0 of 2: error: lost another\n" + "*** Check failure\n"
+    work = f"os.write(2, {said.encode()!r}); os._exit(75)"
+    code, _, errors = run(tmp_path, work)
+    assert code == 75
+    assert errors.startswith("process 0 of 2: error: lost another\n")
+
+
 def test_other_deaths_keep_what_was_said(tmp_path):
     code, _, errors = run(tmp_path, "os.write(2, b'F1121 check failed'); os.abort()")
     assert code == 75

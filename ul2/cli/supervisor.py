@@ -115,6 +115,9 @@ class _Errors:
 
     def __init__(self, readable: int) -> None:
         self.death = b""
+        # Said after jax's last words: by threads of jax, torn in pieces, if it ended
+        # the child; by the child, if that was faster.
+        self.after = b""
         self._readable = readable
         self._thread = threading.Thread(target=self._pass_on, daemon=True)
         self._thread.start()
@@ -130,17 +133,18 @@ class _Errors:
             while chunk := stream.read(1 << 16):
                 *lines, rest = (rest + chunk).split(b"\n")
                 for line in lines:
-                    # Threads write at once: what follows may be torn in pieces.
-                    ended = ended or bool(_LAST_WORDS.search(line))
-                    of_death = ended or bool(
+                    of_death = bool(
                         _DEATH.match(line) or (of_death and _DEATH_GOES_ON.match(line))
                     )
+                    ended = ended or bool(_LAST_WORDS.search(line))
                     if of_death:
                         self.death += line + b"\n"
+                    elif ended:
+                        self.after += line + b"\n"
                     else:
                         os.write(2, line + b"\n")
             if ended:
-                self.death += rest
+                self.after += rest
             else:
                 os.write(2, rest)
 
@@ -155,11 +159,12 @@ def _end(code: int, notes: Notes, errors: _Errors) -> int:
     """
     errors.wait()
     if code >= 0:
+        os.write(2, errors.after)
         return code
     fields = notes.read()
     lost = _lost(errors.death.decode(errors="replace"), fields)
     if lost is None:
-        os.write(2, errors.death)
+        os.write(2, errors.death + errors.after)
         lost = f"was ended by {signal.Signals(-code).name}" + {
             signal.SIGKILL: ", from outside: often the kernel, out of host memory",
             signal.SIGABRT: "; the lines above say why",
