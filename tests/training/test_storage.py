@@ -14,6 +14,7 @@ from training_toys import make_settings, read_state
 from ul2.cli.command import explain
 from ul2.sharding.processes import EXIT_STORAGE
 from ul2.training import run_checkpoints, saving
+from ul2.training.events import EVENTS, Events
 from ul2.training.failures import StorageError
 from ul2.training.saving import Attempt, one_line
 from ul2.training.writers import JsonLines, TensorBoard
@@ -204,6 +205,21 @@ def test_metrics_that_are_lost_are_counted(tmp_path, monkeypatch, caplog):
     writer.write({"step": 2})
     writer.close()
     assert "lacks its last 2 records" in caplog.records[-1].getMessage()
+
+
+def test_events_outlive_half_a_line_a_damaged_one_and_a_full_disk(
+    tmp_path, monkeypatch
+):
+    path = tmp_path / EVENTS
+    skip, stop = ({"event": name, "step": 3, "batch": 2} for name in ("skip", "stop"))
+    path.write_text(f'{json.dumps(skip)}\n{{"step": \n{json.dumps(stop)[:9]}')
+    events = Events(tmp_path)
+    disk = FullDisk(monkeypatch, room=0)
+    for event in (skip, stop):
+        events.add(event)
+    disk.room = 1000
+    events.close()
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [skip, stop]
 
 
 def test_tensorboard_reads_on_behind_a_full_disk(tmp_path, monkeypatch):

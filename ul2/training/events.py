@@ -14,6 +14,7 @@ comes by that place and passes over the same batches.
 
 import dataclasses
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +26,7 @@ from jax.experimental import multihost_utils
 from ul2.batch import Batch
 from ul2.training import run_directory
 from ul2.training.checkpoints import Batches
+from ul2.training.writers import JsonLines, read_measurements
 
 EVENTS: Final = "events.jsonl"
 PASSED: Final = "passed_batches.json"
@@ -41,34 +43,29 @@ class Events:
     """
 
     def __init__(self, model_dir: str | Path) -> None:
-        self._path = Path(model_dir) / EVENTS
-        self._writes = jax.process_index() == 0
         self._known: set[tuple[Any, ...]] = set()
-        if self._writes and self._path.is_file():
-            self._known = {_identity(line) for line in self._whole_lines()}
+        self._lines: JsonLines | None = None
+        if jax.process_index() == 0:
+            path = Path(model_dir) / EVENTS
+            self._lines = JsonLines(path, restored_step=sys.maxsize)
+            self._known |= {_identity(event) for *_, event in read_measurements(path)}
 
     def add(self, event: Mapping[str, Any]) -> None:
         """Appends an event: `event`, `step`, `batch`, and what else there is to say."""
-        if not self._writes or _identity(event) in self._known:
-            return
-        self._known.add(_identity(event))
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(event) + "\n")
+        if self._lines is not None and _identity(event) not in self._known:
+            self._known.add(_identity(event))
+            self._lines.write(event)
 
-    def _whole_lines(self) -> list[dict[str, Any]]:
-        """Reads the events; cuts off half a line that a kill left at the end."""
-        content = self._path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if len(whole) < len(content):
-            with self._path.open("r+b") as file:
-                file.truncate(len(whole))
-        return [json.loads(line) for line in whole.splitlines()]
+    def close(self) -> None:
+        """Makes sure that all of them are written."""
+        if self._lines is not None:
+            self._lines.close()
 
 
 def _identity(event: Mapping[str, Any]) -> tuple[Any, ...]:
     """Returns what two events have in common that are one."""
-    return event["event"], event["step"], json.dumps(event["batch"], sort_keys=True)
+    batch = json.dumps(event.get("batch"), sort_keys=True)
+    return str(event.get("event")), event["step"], batch
 
 
 @dataclasses.dataclass(frozen=True)

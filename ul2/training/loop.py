@@ -243,6 +243,8 @@ def _train(
         clock=clock,
     )
 
+    events = Events(run.model_dir)
+
     def diagnose(state: TrainState, batch: Batch) -> Diagnosis:
         with watchdog.phase(DIAGNOSIS):
             return programs.diagnose(state, batch)
@@ -253,7 +255,7 @@ def _train(
         programs.train_step(prior_steps),
         settings=settings.guard,
         metrics=metrics,
-        events=Events(run.model_dir),
+        events=events,
         diagnose=diagnose,
         reporter=Reporter(run.denoiser_names, run.model_dir, checkpoints.finished_step),
     )
@@ -264,6 +266,7 @@ def _train(
         contextlib.closing(checkpoints),
         contextlib.closing(evaluation),
         contextlib.closing(metrics),
+        contextlib.closing(events),
     ):
         preempted = _Loop(
             settings=settings,

@@ -407,7 +407,7 @@ class Checkpoints:
             )
         logging.warning(
             "checkpoint %d could not be saved in %s: %s; %s. Training goes on, and "
-            "saves again in %g seconds, until SAVE_RETRY_SECONDS=%g are over.",
+            "saves again in %g s, until SAVE_RETRY_SECONDS=%g are over.",
             step,
             self._directory,
             error,
