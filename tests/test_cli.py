@@ -469,13 +469,20 @@ def test_infer_refuses_another_tokenizer(run, store, tmp_path, refuse):
     assert "but the vocabulary came from" in error
 
 
-def test_loss_that_is_not_finite_is_one_line(store, tmp_path, capfd):
-    recipe = flags(store, MODEL_DIR=tmp_path / "r", LEARNING_RATE=1e30)
+def test_bad_numbers_are_a_report_with_the_place_the_batch_and_the_knobs(
+    store, tmp_path, capfd
+):
+    model_dir = tmp_path / "r"
+    recipe = flags(store, MODEL_DIR=model_dir, LEARNING_RATE=1e30)
     capfd.readouterr()
     assert cli.main(["train", *recipe]) == 1
-    last = capfd.readouterr().err.strip().splitlines()[-1]
-    assert last.startswith("error: step ")
-    assert "LEARNING_RATE" in last and "there is none yet" in last
+    report = capfd.readouterr().err.strip().splitlines()
+    what, place, batch, saved, knobs = report[-5:]
+    assert what.startswith("error: step 2: not finite: the loss of ")
+    assert place.startswith("  first bad: encoder ")
+    assert batch == f"  batch 1: ul2 inspect --gin_file={model_dir}/config.gin --step 1"
+    assert "there is none yet" in saved
+    assert "LEARNING_RATE" in knobs and "ON_BAD_NUMBERS" in knobs
 
 
 def test_memory_that_does_not_suffice_is_a_report_with_knobs(store, monkeypatch, capfd):

@@ -90,6 +90,15 @@ mesh = make_mesh("fsdp=2")
 changes = {"mesh": mesh, "eval_batches": eval_batches}
 # Compiled once for all runs.
 changes["programs"] = make_programs(make_run(directory, **changes))
+# First, while SIGTERM is still jax's; and no run after it hears it, for jax asks again
+# whoever comes to the step at which it asked before.
+noticed = run_train(
+    directory / "noticed",
+    batches=HalfBatches(on_next=notify_jax_on_this_process_alone),
+    settings=make_settings(total_steps=400, eval_every_steps=0, save_every_steps=0),
+    **changes,
+)
+jax.config.update("jax_enable_preemption_service", False)
 whole = run_train(directory / "whole", batches=HalfBatches(), **changes)
 resumed = run_train(directory / "whole", batches=HalfBatches(), **changes)
 stopped = run_train(
@@ -131,13 +140,6 @@ if index == 0:
 multihost_utils.sync_global_devices("it is damaged")
 stepped_over = run_train(directory / "whole", batches=HalfBatches(), **changes)
 bad = {policy: train_with(policy, 4) for policy in ("skip", "rollback")}
-# Last: jax asks again whoever comes to the step at which it asked before.
-noticed = run_train(
-    directory / "noticed",
-    batches=HalfBatches(on_next=notify_jax_on_this_process_alone),
-    settings=make_settings(total_steps=400, eval_every_steps=0, save_every_steps=0),
-    mesh=mesh,
-)
 report = {
     "failed_once": failed_once,
     "gave_up": gave_up,
