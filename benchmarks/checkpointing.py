@@ -2,22 +2,23 @@ r"""What it costs to save while training goes on.
 
     python benchmarks/checkpointing.py --scratch /some/empty/folder
 
-One run of the training loop saves every 2 * N steps. A window of N steps begins with a
-save and lasts while it is written; the next N steps save nothing. Both are timed on the
-wall, from batch to batch, so a window holds all that a save adds: reading the update
-before, copying the state, and what the thread that writes takes from the devices. The
-first pair compiles and is left out; the overhead is the median of the others' ratios.
+One run of the training loop saves every N steps. The first steps after a save hold all
+that it adds: reading the update before, copying the state, and what the threads that
+write take from the devices. They are timed on the wall, from batch to batch, and
+compared with the median of the steps after them, until the next save; what is more is
+the overhead, as a share of all N. The first save is left out: it imports and compiles.
 Here the devices are the very cores that write, sum and compress: on an accelerator only
 the copy is in its way.
 """
 
 import argparse
+import itertools
 import json
 import shutil
 import statistics
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import logging
 from guards import OPTIMIZERS, SHAPES, make_batch
@@ -68,7 +69,7 @@ def make_run(folder: Path, batches: SameBatches, options: argparse.Namespace) ->
         model_dir=folder,
         make_model=lambda rngs: EncoderDecoder(config, rngs=rngs),
         optimizer=OPTIMIZERS[options.optimizer],
-        schedule=constant(1e-3),
+        schedule=constant(1e-6),
         mesh=make_mesh("data=1"),
         batches=batches,
         denoiser_names=DENOISERS,
@@ -89,18 +90,28 @@ def make_run(folder: Path, batches: SameBatches, options: argparse.Namespace) ->
     )
 
 
-def pairs_of(times: list[float], length: int) -> list[tuple[float, float]]:
-    """Returns the seconds of every window with a save, and of the one after it.
+class Save(NamedTuple):
+    """What a save was measured by."""
 
-    What is due after update k happens between requests k - 1 and k for a batch. Length
-    2, saves after updates 4, 8...  ->  (t[5] - t[3], t[7] - t[5]), (t[9] - t[7], ...)
+    step_seconds: float  # of those that nothing disturbs
+    seconds: float  # that it adds to those that it disturbs
+
+
+def saves_of(times: list[float], every: int, disturbed: int) -> list[Save]:
+    """Returns what every save added, but for the last: nothing follows it.
+
+    What is due after update k happens between requests k - 1 and k for a batch. Every 4
+    with 2 disturbed  ->  t[5] - t[3] against t[6] - t[5] and t[7] - t[6], ...
     """
+    seconds = [after - before for before, after in itertools.pairwise(times)]
+    windows = [
+        seconds[save - 1 : save - 1 + every]
+        for save in range(every, len(seconds) - every + 2, every)
+    ]
+    quiet = [statistics.median(window[disturbed:]) for window in windows]
     return [
-        (
-            times[save + length - 1] - times[save - 1],
-            times[save + 2 * length - 1] - times[save + length - 1],
-        )
-        for save in range(2 * length, len(times) - 2 * length + 1, 2 * length)
+        Save(step, sum(window[:disturbed]) - disturbed * step)
+        for step, window in zip(quiet, windows, strict=True)
     ]
 
 
@@ -111,8 +122,9 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="77M")
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="adafactor")
     parser.add_argument("--rows", type=int, default=8, help="of 64 + 64 tokens")
-    parser.add_argument("--every", type=int, default=50, help="steps of a window")
-    parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("--every", type=int, default=50, help="steps")
+    parser.add_argument("--disturbed", type=int, default=10, help="steps")
+    parser.add_argument("--saves", type=int, default=7)
     options = parser.parse_args()
     shape = SHAPES[options.shape]
     batches = SameBatches(
@@ -120,26 +132,27 @@ def main() -> None:
     )
     folder = options.scratch / "run"
     settings = TrainSettings(
-        total_steps=2 * options.every * (options.pairs + 2),
+        total_steps=options.every * (options.saves + 2),
         seed=0,
         eval_every_steps=0,
-        save_every_steps=2 * options.every,
+        save_every_steps=options.every,
         keep_checkpoints=1,
     )
     logging.set_verbosity(logging.ERROR)
     train(make_run(folder, batches, options), settings)
-    pairs = pairs_of(batches.times, options.every)[1:]
+    _, *saves = saves_of(batches.times, options.every, options.disturbed)
     newest = max((folder / "checkpoints").iterdir(), key=lambda one: int(one.name))
     size = sum(file.stat().st_size for file in newest.rglob("*") if file.is_file())
-    ratios = [saving / quiet for saving, quiet in pairs]
+    overheads = [save.seconds / save.step_seconds / options.every for save in saves]
     result = {
         "shape": options.shape,
         "optimizer": options.optimizer,
+        "rows": options.rows,
         "checkpoint_bytes": size,
-        "step_seconds": statistics.median(quiet for _, quiet in pairs) / options.every,
-        "overhead": statistics.median(ratios) - 1,
-        "overheads": [round(ratio - 1, 4) for ratio in ratios],
-        "seconds_per_save": statistics.median(a - b for a, b in pairs),
+        "step_seconds": statistics.median(save.step_seconds for save in saves),
+        "seconds_per_save": statistics.median(save.seconds for save in saves),
+        "overhead": statistics.median(overheads),
+        "overheads": [round(overhead, 4) for overhead in overheads],
     }
     print(json.dumps(result))
     shutil.rmtree(folder)

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from ports import free_port
+from children import free_port
 from wiring_toys import flags, make_store
 
 ROOT = Path(__file__).parents[1]

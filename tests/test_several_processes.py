@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ports import free_port
+from children import free_port, xla_flags
 from tolerances import REORDERED_SUM_ATOL, REORDERED_SUM_RTOL
 from wiring_toys import flags, make_store
 
@@ -39,7 +39,7 @@ def start(count, *arguments, code=COMMAND):
     """Starts the processes of a job, all with the same flags or each with its own."""
     job = {
         **os.environ,
-        "XLA_FLAGS": "",
+        "XLA_FLAGS": xla_flags(),
         "UL2_COORDINATOR": f"127.0.0.1:{free_port()}",
         "UL2_NUM_PROCESSES": str(count),
         "UL2_HEARTBEAT_SECONDS": str(HEARTBEAT_SECONDS),

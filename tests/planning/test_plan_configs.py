@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from children import xla_flags
 from planning_toys import read
 
 from ul2.planning.plan import lay_out
@@ -94,7 +95,7 @@ def test_every_recipe_is_split_over_its_mesh(devices):
         capture_output=True,
         text=True,
         cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": ""},
+        env={**os.environ, "XLA_FLAGS": xla_flags()},
     )
     assert done.returncode == 0, done.stderr
     reports = json.loads(done.stdout.splitlines()[-1])["plans"]

@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from ports import free_port
+from children import free_port, xla_flags
 
 from ul2.batch import Batch, HostRows, Packed
 from ul2.sharding.mesh import make_mesh
@@ -66,7 +66,7 @@ jax.distributed.shutdown()
 def test_rows_reach_devices_that_do_not_stand_side_by_side():
     here, port = Path(__file__).parent, str(free_port())
     flags = {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "XLA_FLAGS": xla_flags(2),
         "PYTHONPATH": os.pathsep.join(map(str, [here, here.parent])),
     }
     workers = [

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ports import free_port
+from children import free_port, xla_flags
 from tolerances import REORDERED_SUM_RTOL
 from training_toys import make_batch, run_train
 
@@ -31,7 +31,7 @@ def test_two_processes_train_as_one(tmp_path, one_device):
     workers = [
         start(
             HERE / "two_processes.py", port, index, tmp_path,
-            XLA_FLAGS="", JAX_PLATFORMS="cpu",
+            XLA_FLAGS=xla_flags(), JAX_PLATFORMS="cpu",
         )
         for index in range(2)
     ]  # fmt: skip
