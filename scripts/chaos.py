@@ -214,7 +214,6 @@ def main() -> int:
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # Once, for all processes.
-
     run_apart(lambda: write_inputs(work))
     chaos = Chaos(
         work,
