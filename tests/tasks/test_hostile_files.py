@@ -9,7 +9,7 @@ from sentencepiece import sentencepiece_model_pb2
 
 from ul2.inference.rows import FileRows
 from ul2.tasks import published_files, sources
-from ul2.tasks.packed_files import read_lines
+from ul2.tasks.packed_files import damages_of, open_unpacked, read_lines
 from ul2.tasks.sources import TextSource, read_documents
 from ul2.tasks.tokenizer import Tokenizer, open_tokenizer, train_tokenizer
 
@@ -165,3 +165,14 @@ def test_packed_file_that_was_cut_off_says_so(tmp_path, packer):
             list(read_documents(source))
         with pytest.raises(ValueError, match=r"cannot read --input .* to its end"):
             list(FileRows(file))
+
+
+def test_zeros_pad_gzip_frames_and_begin_none(tmp_path):
+    file = tmp_path / "a.txt.gz"
+    one, two = gzip.compress(b"one\n"), gzip.compress(b"two\n")
+    file.write_bytes(one + bytes(10_000) + two + bytes(7))
+    assert list(read_lines(open_unpacked(str(file)))) == [b"one\n", b"two\n"]
+    for content in (bytes(9) + one, one + b"two"):
+        file.write_bytes(content)
+        with pytest.raises(damages_of(str(file))):
+            list(read_lines(open_unpacked(str(file))))

@@ -5,11 +5,10 @@ texts that a table names often are held once, and packed bytes are unpacked a fe
 time. A packed file that was cut off says so, and does not merely end early.
 """
 
-import gzip
 import importlib
 import io
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,15 +17,21 @@ MAX_RECORD_BYTES: Final = 2**28
 _AT_ONCE: Final = 2**20
 # Of packed bytes: one block of four bytes may stand for 128 KiB.
 _PACKED_AT_ONCE: Final = 2**12
+# To zlib: gzip's header and checksum.
+_GZIP: Final = 16 + zlib.MAX_WBITS
 
 
 def open_unpacked(file: str) -> io.BufferedIOBase:
     """Opens a file for reading, unpacking it on the way."""
     if file.endswith(".gz"):
-        return gzip.open(file, "rb")
-    if file.endswith(".zst"):
-        return io.BufferedReader(_ZstandardFile(file), _AT_ONCE)
-    return Path(file).open("rb")
+        # What is padded to whole blocks ends with zeros.
+        raw = _PackedFile(file, lambda: zlib.decompressobj(_GZIP), padding=b"\0")
+    elif file.endswith(".zst"):
+        new = import_extra("zstandard", file).ZstdDecompressor
+        raw = _PackedFile(file, lambda: new().decompressobj())
+    else:
+        return Path(file).open("rb")
+    return io.BufferedReader(raw, _AT_ONCE)
 
 
 def damages_of(file: str) -> tuple[type[Exception], ...]:
@@ -48,17 +53,25 @@ def import_extra(name: str, file: str) -> Any:
         ) from None
 
 
-class _ZstandardFile(io.RawIOBase):
-    """The unpacked bytes of a .zst file, of any number of frames.
+class _PackedFile(io.RawIOBase):
+    """The unpacked bytes of a file of any number of frames.
 
-    The library's own reader takes a frame that was cut off for one that has ended.
+    The reader of zstandard takes a frame that was cut off for one that has ended; that
+    of gzip looks at padding byte by byte.
+
+    Args:
+        file: to read.
+        new: makes what unpacks a frame.
+        padding: the byte that may stand behind a frame; none by default.
     """
 
-    def __init__(self, file: str) -> None:
-        """Opens the file."""
-        self._new = import_extra("zstandard", file).ZstdDecompressor
+    def __init__(
+        self, file: str, new: Callable[[], Any], *, padding: bytes = b""
+    ) -> None:
+        self._new, self._padding = new, padding
         self._packed = Path(file).open("rb")  # noqa: SIM115 - closed by `close`
         self._frame: Any = None
+        self._is_padded = False
         self._rest = b""
         self._unpacked = memoryview(b"")
 
@@ -74,15 +87,25 @@ class _ZstandardFile(io.RawIOBase):
                 if self._frame is not None:
                     raise EOFError("the file is cut off")
                 return 0
-            self._frame = self._frame or self._new().decompressobj()
-            self._unpacked = memoryview(self._frame.decompress(packed))
-            self._rest = self._frame.unused_data
-            if self._frame.eof:
-                self._frame = None
+            self._unpacked = memoryview(self._unpack(packed))
         count = min(len(buffer), len(self._unpacked))
         buffer[:count] = self._unpacked[:count]
         self._unpacked = self._unpacked[count:]
         return count
+
+    def _unpack(self, packed: bytes) -> bytes:
+        """Returns what some bytes stand for; `_rest` is then what is left of them."""
+        if self._frame is None:
+            packed = packed.lstrip(self._padding) if self._is_padded else packed
+            self._rest = b""
+            if not packed:
+                return b""
+            self._frame = self._new()
+        unpacked: bytes = self._frame.decompress(packed)
+        self._rest = self._frame.unused_data
+        if self._frame.eof:
+            self._frame, self._is_padded = None, bool(self._padding)
+        return unpacked
 
     def close(self) -> None:
         """Closes the file."""
