@@ -278,7 +278,7 @@ def _read(path: Path) -> Holder | None:
             return Holder(**json.loads(content)) if content else None
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError):  # It is just being written.
+        except (ValueError, TypeError, RecursionError):  # It is just being written.
             time.sleep(_LOOK_SECONDS)
     return None
 

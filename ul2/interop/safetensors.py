@@ -296,7 +296,8 @@ def _is_plain_name(file: Any) -> bool:
     return (
         isinstance(file, str)
         and file.endswith(".safetensors")
-        and not set(file) & {"/", "\\", "\0", ":"}
+        and file.isprintable()
+        and not set(file) & {"/", "\\", ":"}
         and not file.startswith(".")
     )
 

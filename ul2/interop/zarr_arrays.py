@@ -42,7 +42,7 @@ def read_directory(root: Path, name: str) -> Tensor:
     Raises:
         ValueError: it is not there, damaged, or lacks chunks; names it.
     """
-    if name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
+    if name in ("", ".", "..") or set(name) & {"/", "\\"} or not name.isprintable():
         raise ValueError(f"{name!r} cannot be the name of an array in {root}.")
     directory = root / name
     try:

@@ -18,7 +18,6 @@ unasked.
 import contextlib
 import dataclasses
 import itertools
-import json
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -29,6 +28,7 @@ from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
 
+from ul2 import json_files
 from ul2.batch import Batch
 from ul2.models import architectures
 from ul2.models.config import ModelConfig
@@ -206,7 +206,7 @@ def load_contract(path: str | Path, step: int) -> Contract:
         ValueError: it is none, in the words of whoever tried to read it.
     """
     try:
-        fields = json.loads(_contract_file(step_dir(path, step)).read_bytes())
+        fields = json_files.read(_contract_file(step_dir(path, step)))
         return Contract.from_json(fields)
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         text = " ".join(str(error).split())

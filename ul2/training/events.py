@@ -23,6 +23,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from ul2 import json_files
 from ul2.batch import Batch
 from ul2.training import run_directory
 from ul2.training.checkpoints import Batches
@@ -180,7 +181,7 @@ def _read(path: Path) -> list[Jump]:
     if not content.size:
         return []
     try:
-        jumps = [Jump(**fields) for fields in json.loads(content.tobytes())]
+        jumps = [Jump(**fields) for fields in json_files.parse(content.tobytes())]
         sound = all(_is_sound(jump) for jump in jumps)
     except (ValueError, TypeError):
         sound = False
