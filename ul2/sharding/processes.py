@@ -235,7 +235,7 @@ class Exchange:
     def __init__(self, series: str) -> None:
         self._client = _client()
         self._series, self._point = f"ul2/exchange/{series}", 0
-        self._mine: list[str] = []
+        self._said: str | None = None
 
     def __call__(self, message: str) -> list[str]:
         """Returns the messages of all processes, in their order.
@@ -245,24 +245,19 @@ class Exchange:
         """
         if self._client is None:
             return [message]
+        import jax
+
         self._point += 1
         folder = f"{self._series}/{self._point}/"
-        key = f"{folder}{self._client_index():06d}"
+        key = f"{folder}{jax.process_index():06d}"
         self._client.key_value_set(key, message)
         self._client.wait_at_barrier(folder, _FOREVER_MS)
         answers = sorted(self._client.key_value_dir_get(folder))
-        self._mine.append(key)
         # Whoever came to this point has read what was said at the one before.
-        for said in self._mine[:-1]:
-            self._client.key_value_delete(said)
-        del self._mine[:-1]
+        if self._said is not None:
+            self._client.key_value_delete(self._said)
+        self._said = key
         return [answer for _, answer in answers]
-
-    @staticmethod
-    def _client_index() -> int:
-        from jax._src import distributed
-
-        return int(distributed.global_state.process_id)
 
 
 def said_by_first(about: str, text: str) -> str:
