@@ -28,7 +28,7 @@ _compiled: tempfile.TemporaryDirectory[str] | None = None
 if "PYTEST_XDIST_WORKER" not in os.environ:  # a worker shares what its parent made
     _compiled = tempfile.TemporaryDirectory(prefix="ul2-compiled-")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 # Tolerances and fixtures that several folders share are imported by name.
 sys.path.insert(0, str(Path(__file__).parent))
 

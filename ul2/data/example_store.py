@@ -167,9 +167,7 @@ def write_store(
         ValueError: there is no example, or nothing can be written there.
     """
     path = Path(os.path.abspath(path))
-    partial = path.with_name(
-        f".{path.name}.{socket.gethostname()}.{os.getpid()}.partial"
-    )
+    partial = path.with_name(f"{_partial_of_this_machine(path)}{os.getpid()}.partial")
     try:
         _throw_leftovers_away(path)
         shutil.rmtree(partial, ignore_errors=True)
@@ -201,9 +199,14 @@ def write_store(
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def _partial_of_this_machine(path: Path) -> str:
+    """Returns how half-written stores are named, up to the number of a process."""
+    return f".{path.name}.{socket.gethostname()}."
+
+
 def _throw_leftovers_away(path: Path) -> None:
     """Removes what killed processes of this machine had begun."""
-    start = f".{path.name}.{socket.gethostname()}."
+    start = _partial_of_this_machine(path)
     for partial in path.parent.glob(f"{glob.escape(start)}*.partial"):
         number = partial.name.removeprefix(start).removesuffix(".partial")
         if number.isdecimal() and not _is_alive(int(number)):
