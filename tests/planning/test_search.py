@@ -46,6 +46,8 @@ def test_candidates_divide_and_the_first_fit(recipe, topology):
     found = candidates(recipe, topology, None)
     assert len({one[:3] for one in found}) == len(found)
     assert {one.remat for one in found} >= {"none", "dots", "full"}
+    splits = {one.inside for one in found}
+    assert {one.inside for one in found[: len(splits)]} == splits
     for one in found[:20]:
         lay_out(apply(recipe, one), topology)
     # 56 examples do not divide into sixteen parts.

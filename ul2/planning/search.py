@@ -105,25 +105,25 @@ def candidates(
 ) -> list[Candidate]:
     """Returns every way that divides, the most promising first.
 
-    Those that seem not to fit come last, those that need the least memory first.
+    What seems to fit is ordered by time, then by microbatches and memory; of each
+    number of parts that a layer is split into, the best comes before all others, so
+    that the first few differ. What seems not to fit comes last, by memory.
     """
     limit = topology.memory_bytes * _MARGIN
 
     def order(one: Candidate) -> tuple[Any, ...]:
-        fits = one.needed_bytes <= limit
+        if one.needed_bytes > limit:
+            return (True, one.needed_bytes, one.mesh)
         # Predictions are not finer than this.
-        seconds = f"{one.seconds:.1e}"
-        return (not fits, float(seconds) if fits else 0.0, one.needed_bytes, one.mesh)
+        seconds = float(f"{one.seconds:.1e}")
+        return (False, seconds, one.microbatches, one.needed_bytes, one.mesh)
 
     made = sorted(_candidates(recipe, topology, vocab), key=order)
-    # Meshes that differ in nothing but how often parameters are copied are alike: the
-    # best of them comes with the best of others, the rest behind.
-    alike: dict[tuple[Any, ...], list[Candidate]] = {}
+    best: dict[int, Candidate] = {}
     for one in made:
-        fits = one.needed_bytes <= limit
-        key = (fits, one.remat, one.microbatches, one.inside)
-        alike.setdefault(key, []).append(one)
-    firsts = [group[0] for group in alike.values() if group[0].needed_bytes <= limit]
+        if one.needed_bytes <= limit:
+            best.setdefault(one.inside, one)
+    firsts = list(best.values())
     return firsts + [one for one in made if one not in firsts]
 
 
