@@ -150,7 +150,7 @@ def sweep(runs, calls, seed):
     threads = threading.active_count()
     files = len(os.listdir("/proc/self/fd"))
     for number, at in enumerate(chosen):
-        sticky = number % 5 == 4
+        sticky = number % 5 == 0
         runs.arm("run", at, ERRORS[number % len(ERRORS)], sticky=sticky)
         try:
             runs.train("run")
