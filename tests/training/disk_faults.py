@@ -133,24 +133,34 @@ class Runs:
         assert best["value"] == SCORES[best["step"] - 1]
 
 
-def sweep(runs, calls, seed):
-    """Lets calls fail one after another; returns where."""
-    from ul2.training.failures import StorageError
+def choose(runs, calls, seed):
+    """Returns how many calls a run makes, and the numbers of those to disturb.
 
+    Threads join what they write, so a run makes up to a tenth more or fewer calls than
+    another. A sample is of those that every run reaches.
+    """
     runs.train("whole")
     runs.arm("count")
     runs.train("count")
     total = runs.shim.faults_count()
     runs.arm()
     runs.check("count")
-    chosen = range(1, total + 1)
-    if calls is not None:
-        chosen = sorted(random.Random(seed).sample(chosen, min(calls, total)))
+    if calls is None:
+        return total, range(1, total + 1)
+    reached = range(1, total * 4 // 5)
+    return total, sorted(random.Random(seed).sample(reached, min(calls, len(reached))))
+
+
+def sweep(runs, calls, seed):
+    """Lets calls fail one after another; returns where."""
+    from ul2.training.failures import StorageError
+
+    total, chosen = choose(runs, calls, seed)
     hit, gave_up = Counter(), 0
     threads = threading.active_count()
     files = len(os.listdir("/proc/self/fd"))
     for number, at in enumerate(chosen):
-        sticky = number % 5 == 0
+        sticky = number % 5 == 4
         runs.arm("run", at, ERRORS[number % len(ERRORS)], sticky=sticky)
         try:
             runs.train("run")
@@ -175,14 +185,7 @@ def sweep(runs, calls, seed):
 
 def kill(runs, calls, seed):
     """Kills processes at calls of theirs; returns where."""
-    runs.train("whole")
-    runs.arm("count")
-    runs.train("count")
-    total = runs.shim.faults_count()
-    runs.arm()
-    chosen = range(1, total + 1)
-    if calls is not None:
-        chosen = sorted(random.Random(seed).sample(chosen, min(calls, total)))
+    total, chosen = choose(runs, calls, seed)
     killed = 0
     for at in chosen:
         command = [sys.executable, __file__, "--folder", runs.folder, "--at", str(at)]

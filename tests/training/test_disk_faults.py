@@ -23,7 +23,6 @@ def test_run_loses_nothing_when_a_call_that_writes_fails(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])
-    # Two runs differ by up to a tenth of their calls, as their threads do.
     reached = CALLS - report["at"].get("not reached", 0)
-    assert report["failed"] == CALLS and reached >= CALLS - 2, report
-    assert report["gave_up"] >= 1  # the first, behind which all calls fail
+    assert report["failed"] == CALLS and reached >= CALLS - 1, report
+    assert report["gave_up"] >= 1
