@@ -2,10 +2,13 @@ import jax
 import jax.extend.core
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 from model_fixtures import pack_examples, tiny_config
+from tolerances import REORDERED_SUM_RTOL
 
 from ul2.models.attention import Attention, attend
+from ul2.models.attention_in_turn import attend_in_turn
 from ul2.models.masks import Causal
 
 KEYS = jax.random.split(jax.random.key(0), 4)
@@ -36,7 +39,8 @@ def test_masked_keys_change_nothing():
     np.testing.assert_array_equal(changed, attend(Q, K, V, MASK, BIAS))
 
 
-def test_query_that_sees_nothing_stays_finite():
+@pytest.mark.parametrize("attend", [attend, attend_in_turn])
+def test_query_that_sees_nothing_stays_finite(attend):
     nothing = jnp.zeros_like(MASK)
     out, gradients = jax.value_and_grad(
         lambda q, k, v: jnp.sum(attend(q, k, v, nothing, BIAS)), argnums=(0, 1, 2)
@@ -44,7 +48,44 @@ def test_query_that_sees_nothing_stays_finite():
     assert all(jnp.isfinite(leaf).all() for leaf in (out, *gradients))
 
 
-def test_softmax_is_float32_under_bfloat16():
+CAUSAL = jnp.tril(jnp.ones((5, 7), bool))[None, None]
+
+
+@pytest.mark.parametrize("mask", [MASK, MASK & CAUSAL, CAUSAL])
+@pytest.mark.parametrize("bias", [BIAS, None])
+def test_examples_in_turn_equal_all_at_once_in_value_and_gradient(mask, bias):
+    pull = jax.random.normal(jax.random.key(7), Q.shape)
+
+    def run(attend):
+        def score(q, k, v, bias):
+            out = attend(q, k, v, mask, bias)
+            return jnp.sum(out * pull), out
+
+        return jax.value_and_grad(score, (0, 1, 2, 3), has_aux=True)(Q, K, V, bias)
+
+    def close(a, b):
+        largest = float(jnp.max(jnp.abs(b)))
+        np.testing.assert_allclose(a, b, rtol=0, atol=REORDERED_SUM_RTOL * largest)
+
+    jax.tree.map(close, run(attend_in_turn), run(attend))
+
+
+def test_examples_in_turn_need_the_memory_of_one():
+    def memory(attend, examples):
+        q, k, v = (jnp.ones((examples, 4, 256, 8)) for _ in range(3))
+        mask = jnp.ones((1, 1, 1, 256), bool)
+        gradient = jax.grad(lambda *qkv: jnp.sum(attend(*qkv, mask)), (0, 1, 2))
+        compiled = jax.jit(gradient).lower(q, k, v).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    logits = 4 * 256 * 256 * 4
+    assert memory(attend, 16) > 16 * logits
+    growth = memory(attend_in_turn, 16) - memory(attend_in_turn, 8)
+    assert growth < logits
+
+
+@pytest.mark.parametrize("attend", [attend, attend_in_turn])
+def test_softmax_is_float32_under_bfloat16(attend):
     program = jax.make_jaxpr(attend)(
         *(x.astype(jnp.bfloat16) for x in (Q, K, V)), MASK, BIAS.astype(jnp.bfloat16)
     )

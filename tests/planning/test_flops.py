@@ -16,7 +16,7 @@ BOTH = ("encoder_decoder", "decoder_only")
 
 def counted_by_xla(config, architecture, shape, loss_chunk):
     """Returns XLA's count of a step whose loops turn once."""
-    mesh = make_mesh("auto", jax.devices()[:1])
+    mesh = make_mesh("auto", jax.devices()[:2])
     make = make_model(config, architecture)
     model, schedule = define_model(make), constant(0.01)
     optimizer = adafactor(schedule, model.param_axes)

@@ -61,6 +61,28 @@ def test_chunked_loss_equals_log_softmax_in_value_and_gradient(data, chunk_lengt
     jax.tree.map(close, ours, plain)
 
 
+def test_gradients_are_made_with_the_logits_and_nothing_twice(data):
+    def products(function):
+        program = jax.make_jaxpr(function)({k: data[k] for k in ("hidden", "kernel")})
+        return str(program).count("dot_general")
+
+    def objective(floats):
+        return chunked({**data, **floats}, 3).objective
+
+    # Logits; and the gradients of hidden states and kernel.
+    assert products(objective) == 1
+    assert products(jax.grad(objective)) == 3
+
+
+def test_gradient_grows_with_what_the_objective_counts(data):
+    def gradient(factor):
+        return jax.grad(
+            lambda hidden: factor * chunked({**data, "hidden": hidden}, 3).objective
+        )(data["hidden"])
+
+    close(gradient(3.0), 3.0 * gradient(1.0))
+
+
 def test_sums_are_parted_by_denoiser(data):
     sums = chunked(data, 3, z_loss_weight=0.0)
     log_probs = np.asarray(jax.nn.log_softmax(data["hidden"] @ data["kernel"]))

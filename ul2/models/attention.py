@@ -10,7 +10,6 @@ number of examples in a batch.
 """
 
 import math
-from typing import Final
 
 import jax
 import jax.numpy as jnp
@@ -27,18 +26,16 @@ from ul2.axes import (
     RESIDUAL_LENGTH,
 )
 from ul2.batch import Packed
+from ul2.models.attention_in_turn import UNSEEN, attend_in_turn
 from ul2.models.cache import KeyValues, Place, StepBias, take_layer, write_column
 from ul2.models.config import ModelConfig
-from ul2.models.constraints import constrain, is_split
+from ul2.models.constraints import constrain, is_one_cpu, is_split
 from ul2.models.dropout import DropoutKey, dropout
 from ul2.models.masks import Mask
 from ul2.models.packing import pack, unpack
 from ul2.models.parameters import ATTENTION_INIT, make_parameter
 from ul2.models.positions import rotate
 from ul2.models.projection import project
-
-# Finite, so that a query that sees nothing (padding) gives numbers and not NaN.
-_UNSEEN: Final = -1e10
 
 
 def attend(
@@ -66,7 +63,7 @@ def attend(
     logits = logits.reshape(examples, num_heads, length, num_keys)
     if bias is not None:
         logits = logits + bias.astype(jnp.float32)[None]
-    logits = jnp.where(mask, logits, _UNSEEN)
+    logits = jnp.where(mask, logits, UNSEEN)
     weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
     weights = dropout(weights, dropout_rate, dropout_key)
     weights = weights.reshape(examples, kv_heads, *tall, num_keys)
@@ -102,14 +99,14 @@ def attend_step(
         by_head = bias.prompt.reshape(groups, -1, *bias.prompt.shape[1:])
         by_head = jnp.transpose(by_head, (2, 0, 1, 3))[:, :, None]
         logits += by_head.astype(jnp.float32)
-    logits = jnp.where(shared_valid[:, None, None, None], logits, _UNSEEN)
+    logits = jnp.where(shared_valid[:, None, None, None], logits, UNSEEN)
     if written is not None:
         assert written_valid is not None
         behind = _match(q, written.keys)
         if bias is not None:
             by_head = bias.written.reshape(1, groups, 1, -1, behind.shape[-1])
             behind += by_head.astype(jnp.float32)
-        behind = jnp.where(written_valid[:, None, :, None], behind, _UNSEEN)
+        behind = jnp.where(written_valid[:, None, :, None], behind, UNSEEN)
         logits = jnp.concatenate([logits, behind], axis=-1)
     weights = jax.nn.softmax(logits, axis=-1).astype(shared.values.dtype)
     out = _average(weights[..., :num_shared], shared.values)
@@ -191,15 +188,14 @@ class Attention(nnx.Module):
         k = constrain(k, BATCH, HEAD, None, None)
         v = constrain(v, BATCH, HEAD, None, None)
         visible = mask.materialize(jnp.arange(q.shape[2]), jnp.arange(k.shape[2]))
-        attended = attend(
-            q,
-            k,
-            v,
-            visible.reshape(-1, 1, *visible.shape[2:]),
-            bias,
-            dropout_rate=self.config.dropout_rate,
-            dropout_key=dropout_key,
-        )
+        visible = visible.reshape(-1, 1, *visible.shape[2:])
+        rate = self.config.dropout_rate
+        if is_one_cpu() and (dropout_key is None or rate == 0.0):
+            attended = attend_in_turn(q, k, v, visible, bias)
+        else:
+            attended = attend(
+                q, k, v, visible, bias, dropout_rate=rate, dropout_key=dropout_key
+            )
         by_position = jnp.swapaxes(attended, 1, 2)
         examples = by_position.reshape(*packed.columns.shape, -1)
         rows = pack(examples, packed)

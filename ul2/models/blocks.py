@@ -14,6 +14,7 @@ from ul2.axes import BATCH, LAYERS, RESIDUAL_LENGTH
 from ul2.batch import Packed
 from ul2.models import probes
 from ul2.models.attention import Attention
+from ul2.models.attention_in_turn import ATTENDED
 from ul2.models.cache import Cache, KeyValues, LayerCache, LayerKeys, Place, StepBias
 from ul2.models.config import ModelConfig
 from ul2.models.constraints import (
@@ -31,7 +32,10 @@ from ul2.models.positions import RelativeBias
 _LAYER_INPUT: Final = "layer_input"
 _POLICIES: Final = {
     "none": keep_what_is_computed,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        jax.checkpoint_policies.save_only_these_names(ATTENDED),
+    ),
     "full": jax.checkpoint_policies.nothing_saveable,
     "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
         names_which_can_be_saved=[],

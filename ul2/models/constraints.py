@@ -34,6 +34,13 @@ def is_split() -> bool:
     return not mesh.empty and mesh.size > 1 and bool(rules)
 
 
+def is_one_cpu() -> bool:
+    """Whether a program for one CPU is being traced, by rules."""
+    mesh = jax.sharding.get_abstract_mesh()
+    device = mesh.abstract_device
+    return bool(mesh.size == 1 and device is not None and device.platform == "cpu")
+
+
 def split_axes(shape: Sequence[int], *names: str | None) -> tuple[tuple[str, ...], ...]:
     """Returns the axes of the mesh that split dims called `names`, as the rules say.
 

@@ -7,8 +7,8 @@ done element by element is not (one or two percent).
 
     layer     queries, keys, values, output; logits and averages; feed-forward
     head      columns, in whole chunks of the loss, times the vocabulary
-    remat     what the backward pass computes again: of each layer by its policy, and
-              the head always, chunk by chunk
+    remat     what the backward pass computes again of each layer, by its policy; of the
+              head nothing, whose gradients are made with its logits
 """
 
 from typing import NamedTuple
@@ -53,7 +53,7 @@ def step_flops(config: ModelConfig, shape: BatchShape, loss_chunk: int) -> Flops
     head = 2.0 * shape.rows * round_up(shape.widths[-1], chunk)
     head *= config.embed_dim * config.vocab_size
     forward = head + sum(stack.projections + stack.products for stack in stacks)
-    recompute = head + sum(_again(config.remat, stack) for stack in stacks)
+    recompute = sum(_again(config.remat, stack) for stack in stacks)
     return Flops(forward, 2 * forward, recompute)
 
 

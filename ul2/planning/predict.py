@@ -30,8 +30,6 @@ from ul2.sharding.rules import DEFAULT_RULES, mesh_axes
 _FLOAT32: Final = 4
 # Of a batch, per column: tokens, places, targets, weights.
 _BATCH_NUMBERS: Final = 6
-# The head is gathered anew for every chunk of the loss, forward and backward.
-_HEAD_PASSES: Final = 2
 # Of the columns of a sublayer: forward, again for the backward pass, and its gradient;
 # and of its sums: of the output, and of the input's gradient.
 _GATHERS: Final = 3
@@ -121,7 +119,9 @@ def _sent(work: Work, mesh: Mesh) -> Iterator[Collective]:
     if role.kernels:
         size = parts(mesh, role.kernels)
         share = (size - 1) / size
-        used = passes * kernels + _HEAD_PASSES * _head_columns(work) / inside
+        head = config.vocab_size * config.embed_dim / inside
+        # For each chunk of the loss once: its gradients are made beside it.
+        used = passes * (kernels - head) + _num_chunks(work) * head
         gathered = used * number * work.microbatches * share
         yield Collective("all-gather", role.kernels, size, passes, gathered)
         scattered = kernels * number * work.microbatches * share
@@ -179,10 +179,9 @@ def _kept_width(config: ModelConfig, view: int, inside: int) -> float:
     return 3 * kept + 3 * config.num_heads * view / inside
 
 
-def _head_columns(work: Work) -> float:
-    """Returns the numbers of the head, once for every chunk after the first."""
-    chunks = -(-work.shape.widths[-1] // work.loss_chunk)
-    return (chunks - 1) * float(work.config.vocab_size * work.config.embed_dim)
+def _num_chunks(work: Work) -> int:
+    """Returns the chunks of the loss of one microbatch."""
+    return -(-work.shape.widths[-1] // work.loss_chunk)
 
 
 def _logit_columns(work: Work) -> float:

@@ -1,8 +1,10 @@
 """Cross entropy with integer labels, exact and without the [B, T, V] logits.
 
 The logits of a whole batch are the largest array of a small model's step. They are
-made here for a few columns at a time inside a scan, used and dropped; the backward
-pass makes them again (`jax.checkpoint`). Everything after the logits is float32.
+made here for a few columns at a time inside a scan, used and dropped. A loss is where
+the backward pass begins: all that it will ever hear from there is one factor. So where
+there will be one, each chunk's gradients are made beside its loss, while its logits
+exist, and nothing is made twice. Everything after the logits is float32.
 
     loss    -log softmax(logits)[target]           summed where weight is 1
     z_loss  z_loss_weight * log(sum exp logits)^2   keeps the logits from drifting
@@ -15,8 +17,9 @@ Sums, not means, leave this file: sums of microbatches and of hosts simply add u
 the step divides once.
 """
 
+import functools
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,8 +34,23 @@ AUTO: Final = "auto"
 _CHUNK_BYTES: Final = 2**29
 
 
+class _Labels(NamedTuple):
+    """Of some columns."""
+
+    targets: Int[Array, "*chunks B C"]
+    weights: Float[Array, "*chunks B C"]
+    denoiser_ids: Int[Array, "*chunks B C"]
+
+
+# (kernels, hidden, labels) of a chunk to (objective, (sums, right columns)).
+_ScoreChunk = Callable[..., tuple[Array, tuple[Any, Array]]]
+
+
 class LossSums(NamedTuple):
-    """Sums over target tokens; the first three per denoiser."""
+    """Sums over target tokens; the first three per denoiser.
+
+    `objective` alone can be differentiated.
+    """
 
     loss: Float[Array, " K"]
     correct: Float[Array, " K"]
@@ -75,34 +93,110 @@ def cross_entropy(
         z_loss_weight: factor of the squared log normalizer.
         chunk_length: columns whose logits exist at once; need not divide T.
     """
-
-    @jax.checkpoint
-    def add_chunk(sums: LossSums, chunk: tuple[Array, ...]) -> tuple[LossSums, Array]:
-        hidden, targets, weights, denoiser_ids = chunk
-        logits = constrain(unembed(hidden), BATCH, LENGTH, VOCAB)
-        loss, z_loss = token_losses(logits, targets, z_loss_weight)
-        correct = jnp.argmax(logits, axis=-1) == targets
-        ids_1 = jnp.arange(num_denoisers).reshape(1, 1, -1)
-        mine = jnp.where(denoiser_ids[..., None] == ids_1, weights[..., None], 0.0)
-        new = LossSums(
-            loss=jnp.sum(mine * loss[..., None], axis=(0, 1)),
-            correct=jnp.sum(mine * correct[..., None], axis=(0, 1)),
-            tokens=jnp.sum(mine, axis=(0, 1)),
-            z_loss=jnp.sum(weights * z_loss),
-            weights=jnp.sum(weights),
-            objective=jnp.sum(weights * (loss + z_loss)),
-        )
-        return jax.tree.map(jnp.add, sums, new), correct
-
     hidden = constrain(hidden, BATCH, None, None)
     chunk_length = min(chunk_length, targets.shape[1])
-    chunks = tuple(
+    hidden, *labels = (
         _in_chunks(array, chunk_length)
         for array in (hidden, targets, weights.astype(jnp.float32), denoiser_ids)
     )
-    sums, correct = jax.lax.scan(add_chunk, zero_sums(num_denoisers), chunks)
+    # The head's parameters, of which the gradient is wanted too, as an argument.
+    head, kernels = jax.closure_convert(unembed, hidden[0])
+
+    def score_chunk(
+        kernels: list[Array], hidden: Array, labels: _Labels
+    ) -> tuple[Array, tuple[LossSums, Array]]:
+        logits = constrain(head(hidden, *kernels), BATCH, LENGTH, VOCAB)
+        sums, correct = _score(logits, labels, num_denoisers, z_loss_weight)
+        return sums.objective, (sums, correct)
+
+    sums, correct = _sum_chunks(
+        score_chunk, zero_sums(num_denoisers), kernels, hidden, _Labels(*labels)
+    )
     correct = jnp.moveaxis(correct, 0, 1).reshape(targets.shape[0], -1)
     return sums, correct[:, : targets.shape[1]]
+
+
+def _score(
+    logits: Float[Array, "B C V"],
+    labels: _Labels,
+    num_denoisers: int,
+    z_loss_weight: float,
+) -> tuple[LossSums, Bool[Array, "B C"]]:
+    """Returns a chunk's sums, and which columns are predicted right."""
+    targets, weights, denoiser_ids = labels
+    loss, z_loss = token_losses(logits, targets, z_loss_weight)
+    correct = jnp.argmax(logits, axis=-1) == targets
+    ids_1 = jnp.arange(num_denoisers).reshape(1, 1, -1)
+    mine = jnp.where(denoiser_ids[..., None] == ids_1, weights[..., None], 0.0)
+    sums = LossSums(
+        loss=jnp.sum(mine * loss[..., None], axis=(0, 1)),
+        correct=jnp.sum(mine * correct[..., None], axis=(0, 1)),
+        tokens=jnp.sum(mine, axis=(0, 1)),
+        z_loss=jnp.sum(weights * z_loss),
+        weights=jnp.sum(weights),
+        objective=jnp.sum(weights * (loss + z_loss)),
+    )
+    return sums, correct
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _sum_chunks(
+    score_chunk: _ScoreChunk,
+    zeros: LossSums,
+    kernels: list[Array],
+    hidden: Float[Array, "chunks B C D"],
+    labels: _Labels,
+) -> tuple[LossSums, Bool[Array, "chunks B C"]]:
+    """Scores chunk after chunk."""
+
+    def add_chunk(sums: LossSums, chunk: tuple[Array, _Labels]) -> Any:
+        _, (new, correct) = score_chunk(kernels, *chunk)
+        return jax.tree.map(jnp.add, sums, new), correct
+
+    result: tuple[LossSums, Array] = jax.lax.scan(add_chunk, zeros, (hidden, labels))
+    return result
+
+
+def _sum_chunks_forward(
+    score_chunk: _ScoreChunk,
+    zeros: LossSums,
+    kernels: list[Array],
+    hidden: Float[Array, "chunks B C D"],
+    labels: _Labels,
+) -> tuple[tuple[LossSums, Array], tuple[list[Array], Array]]:
+    """Scores chunk after chunk; keeps the gradients of the objective."""
+
+    def add_chunk(
+        carry: tuple[LossSums, list[Array]], chunk: tuple[Array, _Labels]
+    ) -> Any:
+        hidden, labels = chunk
+        objective, pull_back, (new, correct) = jax.vjp(
+            lambda *parts: score_chunk(*parts, labels), kernels, hidden, has_aux=True
+        )
+        of_kernels, of_hidden = pull_back(jnp.ones_like(objective))
+        return jax.tree.map(jnp.add, carry, (new, of_kernels)), (correct, of_hidden)
+
+    none = jax.tree.map(jnp.zeros_like, kernels)
+    (sums, of_kernels), (correct, of_hidden) = jax.lax.scan(
+        add_chunk, (zeros, none), (hidden, labels)
+    )
+    return (sums, correct), (of_kernels, of_hidden)
+
+
+def _sum_chunks_backward(
+    score_chunk: _ScoreChunk,
+    gradients: tuple[list[Array], Array],
+    cotangents: tuple[LossSums, Any],
+) -> tuple[None, list[Array], Array, None]:
+    """Multiplies the gradients by what the objective's own counts."""
+    factor = cotangents[0].objective
+    of_kernels, of_hidden = jax.tree.map(
+        lambda gradient: gradient * factor.astype(gradient.dtype), gradients
+    )
+    return None, of_kernels, of_hidden, None
+
+
+_sum_chunks.defvjp(_sum_chunks_forward, _sum_chunks_backward)
 
 
 def chunk_columns(
