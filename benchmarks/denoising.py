@@ -126,16 +126,12 @@ def look(batches: Iterator[Made], seconds: float) -> Seen:
     return seen
 
 
-@contextlib.contextmanager
-def our_store(documents: int, sentinels: int) -> Iterator[Any]:
-    """Yields an opened token store of the documents."""
-    from ul2.data.token_store import TokenStore
-    from ul2.data.token_store_writer import TokenStoreWriter
+def our_vocab(model: bytes, sentinels: int) -> Any:
+    """Returns the contract of a vocabulary of 32,000 ids and the sentinels."""
     from ul2.vocab import MODE_CONVENTIONS, Vocab
 
-    model = b"benchmark"
     texts = MODE_CONVENTIONS["released"]
-    vocab = Vocab(
+    return Vocab(
         size=32_000 + sentinels,
         padded_size=-(-(32_000 + sentinels) // 256) * 256,
         pad_id=0,
@@ -147,6 +143,16 @@ def our_store(documents: int, sentinels: int) -> Iterator[Any]:
         mode_convention="released",
         tokenizer_sha256=hashlib.sha256(model).hexdigest(),
     )
+
+
+@contextlib.contextmanager
+def our_store(documents: int, sentinels: int) -> Iterator[Any]:
+    """Yields an opened token store of the documents."""
+    from ul2.data.token_store import TokenStore
+    from ul2.data.token_store_writer import TokenStoreWriter
+
+    model = b"benchmark"
+    vocab = our_vocab(model, sentinels)
     tokens, lengths = make_documents(documents)
     tokens[np.cumsum(lengths) - 1] = EOS
     with tempfile.TemporaryDirectory() as directory:
