@@ -2,8 +2,8 @@
 
     python benchmarks/growth_of_data.py --scratch /some/empty/folder
 
-Each store is built by one process, piece by piece, and read by another: opening, going to
-a batch anywhere (`Loader.seek` and the batch itself), making batches while blocks of
+Each store is built by one process, piece by piece, and read by another: opening, going
+to a batch anywhere (`Loader.seek` and the batch itself), making batches while blocks of
 text are touched for the first time (their checksums are compared then), and making
 them when all have been. Rates are per second of processor time. Memory is told apart:
 anonymous pages are the process's own; resident ones count the page cache that the map
