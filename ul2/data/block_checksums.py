@@ -9,6 +9,7 @@ compares the blocks that it lies in, each once. What is never read is never comp
     window               |-------|                      compares blocks 0 and 1
 """
 
+import array
 import dataclasses
 import zlib
 from pathlib import Path
@@ -31,7 +32,8 @@ class BlockWriter:
     """The checksums of a file that is written piece by piece."""
 
     def __init__(self) -> None:
-        self._done: list[int] = []
+        # Four bytes for each; as a list of integers it would be 36.
+        self._done = array.array("I")
         self._crc = 0
         self._filled = 0
 
