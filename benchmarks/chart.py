@@ -1,7 +1,7 @@
 r"""Draws a chart from a table of a result file.
 
-    python benchmarks/chart.py benchmarks/denoising_2026-11.md --table 0 \
-        --label side --values "of its peer" --goal 15 --out benchmarks/denoising.svg
+    python benchmarks/chart.py benchmarks/denoising_2026-11.md --table 0 1 \
+        --names 512 2048 --label side --values "of its peer" --goal 15 --out bars.svg
     python benchmarks/chart.py benchmarks/growth_2026-11.md --kind lines --log \
         --label "store, MB" --values "seek, ms" "anonymous, MiB" --out growth.svg
 
@@ -37,6 +37,16 @@ def tables_of(text: str) -> list[Table]:
             rows.append(dict(zip(names, cells(row), strict=True)))
         found.append(rows)
     return found
+
+
+def chosen(found: list[Table], options: argparse.Namespace) -> Table:
+    """Returns the rows of the chosen tables, each named after its own."""
+    names = [f" ({name})" for name in options.names or ()] or [""] * len(options.table)
+    return [
+        {**row, options.label: row[options.label] + name}
+        for index, name in zip(options.table, names, strict=True)
+        for row in found[index]
+    ]
 
 
 def cells(line: str) -> list[str]:
@@ -160,7 +170,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("file", type=pathlib.Path, help="markdown with the table")
-    parser.add_argument("--table", type=int, default=0, help="which of its tables")
+    parser.add_argument("--table", type=int, nargs="+", default=[0], help="which ones")
+    parser.add_argument("--names", nargs="+", help="of the tables, to tell them apart")
     parser.add_argument("--kind", choices=("bars", "lines"), default="bars")
     parser.add_argument("--label", required=True, help="column that names a line")
     parser.add_argument("--values", required=True, nargs="+", help="columns to draw")
@@ -169,7 +180,7 @@ def main() -> None:
     parser.add_argument("--title", default="")
     parser.add_argument("--out", type=pathlib.Path, required=True)
     options = parser.parse_args()
-    table = tables_of(options.file.read_text(encoding="utf-8"))[options.table]
+    table = chosen(tables_of(options.file.read_text(encoding="utf-8")), options)
     draw = {"bars": bars, "lines": lines}[options.kind]
     options.out.write_text(draw(table, options), encoding="utf-8")
 

@@ -147,6 +147,11 @@ def slope(sizes: Sequence[float], values: Sequence[float]) -> tuple[float, float
     return float(fitted[0]), math.sqrt(residual / max(1, len(x) - 2) / spread)
 
 
+def rounded(value: float) -> str:
+    """Returns a number with three digits or more."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
 def run(arguments: argparse.Namespace) -> None:
     """Builds, measures and deletes each store; prints the table and the fits."""
     found: list[dict[str, float]] = []
@@ -160,7 +165,7 @@ def run(arguments: argparse.Namespace) -> None:
         finally:
             shutil.rmtree(path, ignore_errors=True)
         found.append({"megabytes": megabytes, **built, **read})
-        cells = [f"{found[-1][name]:,.4g}" for name in COLUMNS]
+        cells = [rounded(found[-1][name]) for name in COLUMNS]
         print(f"| {' | '.join(cells)} |", flush=True)
     print("\n| of | slope | standard error |\n|---|---|---|")
     sizes = [one["megabytes"] for one in found]
