@@ -93,6 +93,12 @@ def test_encoding_many_texts_equals_encoding_each(tokenizer):
     assert tokenizer.encode([]) == []
 
 
+@pytest.mark.parametrize("many", [[], ["a b", "", "<extra_id_0>"], ["▁", "a"]])
+def test_arrays_hold_what_lists_hold(tokenizer, many):
+    arrays = tokenizer.encode_arrays(many)
+    assert [array.tolist() for array in arrays] == tokenizer.encode(many)
+
+
 def test_decode_shows_sentinels_and_modes_and_hides_pad_and_eos(tokenizer):
     vocab = tokenizer.vocab
     ids = [*vocab.mode("R"), *tokenizer.encode("Hello "), vocab.sentinel_ids[11]]

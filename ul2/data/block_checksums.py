@@ -9,13 +9,13 @@ compares the blocks that it lies in, each once. What is never read is never comp
     window               |-------|                      compares blocks 0 and 1
 """
 
+import array
 import dataclasses
 import zlib
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from jaxtyping import Int64
 from numpy.typing import NDArray
 
 # Small, since a window of 1 kB makes one be read; four bytes for each are 0.02 %.
@@ -32,7 +32,8 @@ class BlockWriter:
     """The checksums of a file that is written piece by piece."""
 
     def __init__(self) -> None:
-        self._done: list[int] = []
+        # Four bytes for each; as a list of integers it would be 36.
+        self._done = array.array("I")
         self._crc = 0
         self._filled = 0
 
@@ -71,30 +72,34 @@ class BlockChecksums:
     file: Path
     content: NDArray[np.uint8]
     checksums: NDArray[np.uint32]
-    _sound: NDArray[np.bool_] = dataclasses.field(init=False)
+    _sound: bytearray = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_sound", np.zeros(len(self.checksums), bool))
+        object.__setattr__(self, "_sound", bytearray(len(self.checksums)))
 
-    def check(self, begins: Int64[np.ndarray, " C"], length: int) -> None:
-        """Compares the blocks of windows that were not compared before.
+    def check(self, begin: int, length: int) -> None:
+        """Compares the blocks of a window that were not compared before.
 
         Args:
-            begins: first byte of each window.
-            length: bytes of every window, at least 1.
+            begin: first byte of the window.
+            length: bytes of it.
 
         Raises:
             ValueError: a block is not what was written.
         """
-        first, last = begins // BLOCK_BYTES, (begins + length - 1) // BLOCK_BYTES
-        widest = length // BLOCK_BYTES + 2
-        touched = np.minimum(first[:, None] + np.arange(widest), last[:, None])
-        for block in np.unique(touched[~self._sound[touched]]).tolist():
-            begin, end = block * BLOCK_BYTES, (block + 1) * BLOCK_BYTES
-            if zlib.crc32(self.content[begin:end].data) != self.checksums[block]:
-                raise ValueError(
-                    f"{self.file} is damaged between bytes {begin:,} and {end:,}: "
-                    "their checksum is not the one that was written; copy the store or "
-                    "tokenize the text again."
-                )
-            self._sound[block] = True
+        end = num_blocks(begin + length)
+        block = self._sound.find(0, begin // BLOCK_BYTES, end)
+        while block >= 0:
+            self._compare(block)
+            self._sound[block] = 1
+            block = self._sound.find(0, block + 1, end)
+
+    def _compare(self, block: int) -> None:
+        """Refuses a block that is not what was written."""
+        begin, end = block * BLOCK_BYTES, (block + 1) * BLOCK_BYTES
+        if zlib.crc32(self.content[begin:end].data) != self.checksums[block]:
+            raise ValueError(
+                f"{self.file} is damaged between bytes {begin:,} and {end:,}: "
+                "their checksum is not the one that was written; copy the store or "
+                "tokenize the text again."
+            )

@@ -55,11 +55,13 @@ class _Shard:
     tokens: Integer[np.ndarray, " T"]
     checksums: BlockChecksums | None
 
-    def check(self, begins: Int64[np.ndarray, " C"], length: int) -> None:
-        """Compares the blocks of windows of tokens with their checksums."""
+    def read(self, begin: int, length: int) -> Integer[np.ndarray, " T"]:
+        """Returns the tokens from `begin` on, at most as many as there are."""
+        tokens = self.tokens[begin : begin + length]
         if self.checksums is not None:
             width = self.tokens.itemsize
-            self.checksums.check(begins * width, length * width)
+            self.checksums.check(begin * width, len(tokens) * width)
+        return tokens
 
     @functools.cached_property
     def documents(self) -> Integer[np.ndarray, " D"]:
@@ -111,20 +113,14 @@ class Split:
         if length < 1:
             raise ValueError(f"{length=} must be at least 1.")
         starts = np.asarray(starts, np.int64) % self.num_tokens
+        owners = np.searchsorted(self._starts, starts, "right") - 1
         windows = np.empty((len(starts), length), np.int32)
-        rest = np.ones(len(starts), bool)
-        for shard in self._shards:
-            begin = starts - shard.start
-            inside = (begin >= 0) & (begin + length <= len(shard.tokens))
-            if inside.any():
-                shard.check(begin[inside], length)
-                # One copy of a contiguous run per window: ten times as fast as
-                # gathering token by token.
-                view = np.lib.stride_tricks.sliding_window_view(shard.tokens, length)
-                windows[inside] = view[begin[inside]]
-                rest &= ~inside
-        if rest.any():
-            windows[rest] = self._gather(starts[rest, None] + np.arange(length))
+        # One copy of a contiguous run per window, however many shards there are: ten
+        # times as fast as gathering token by token.
+        for window, owner, start in zip(
+            windows, owners.tolist(), starts.tolist(), strict=True
+        ):
+            self._read(window, owner, start - self._shards[owner].start)
         if windows.max(initial=0) >= self.num_ids or windows.min(initial=0) < 0:
             raise ValueError(
                 f"{self._path} is damaged: split {self.name!r} holds a token "
@@ -133,24 +129,27 @@ class Split:
             )
         return windows
 
-    def _gather(self, positions: Int64[np.ndarray, "C L"]) -> Int32[np.ndarray, "C L"]:
-        """Reads token by token: for windows over the end of a shard or of the split."""
-        positions = positions % self.num_tokens
-        tokens = np.empty(positions.shape, np.int32)
-        for shard in self._shards:
-            begin = positions - shard.start
-            inside = (begin >= 0) & (begin < len(shard.tokens))
-            shard.check(begin[inside], 1)
-            tokens[inside] = shard.tokens[begin[inside]]
-        return tokens
+    def _read(self, window: Int32[np.ndarray, " L"], owner: int, begin: int) -> None:
+        """Fills a window from a shard on; where that ends, the next one goes on."""
+        filled = 0
+        while filled < len(window):
+            tokens = self._shards[owner].read(begin, len(window) - filled)
+            window[filled : filled + len(tokens)] = tokens
+            filled += len(tokens)
+            owner, begin = (owner + 1) % len(self._shards), 0
+
+    @functools.cached_property
+    def _starts(self) -> Int64[np.ndarray, " S"]:
+        """Where in the split each shard starts."""
+        return np.array([shard.start for shard in self._shards], np.int64)
 
     def document_of(self, position: int) -> Place:
         """Returns the document that holds `position`, which may run past the end."""
         if not self.num_tokens:
             raise ValueError(f"split {self.name!r} of the token store is empty.")
         position %= self.num_tokens
-        starts = [shard.start for shard in self._shards]
-        shard = self._shards[int(np.searchsorted(starts, position, "right")) - 1]
+        owner = int(np.searchsorted(self._starts, position, "right")) - 1
+        shard = self._shards[owner]
         begin = position - shard.start
         row = int(np.searchsorted(shard.documents, np.uint64(begin), "right")) - 1
         source, record = shard.origins[row].item()

@@ -215,13 +215,12 @@ def _chunks(documents: Iterable[tuple[str, Document]]) -> Iterator[_Chunk]:
 
 def _encode(tokenizer: Tokenizer, texts: list[str]) -> _Encoded:
     """Encodes the documents of a chunk."""
-    rows = tokenizer.encode(texts)
-    for row in rows:
-        row.append(tokenizer.vocab.eos_id)
-    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+    rows = tokenizer.encode_arrays(texts)
+    lengths = np.fromiter(map(len, rows), np.int64, len(rows)) + 1
     dtype = np.uint16 if tokenizer.vocab.size <= 2**16 else np.uint32
-    flat = itertools.chain.from_iterable(rows)
-    tokens = np.fromiter(flat, dtype, int(lengths.sum()))
+    end = np.array([tokenizer.vocab.eos_id], np.int32)
+    parts = [part for row in rows for part in (row, end)]
+    tokens = np.concatenate(parts, dtype=dtype, casting="unsafe")
     return _Encoded(tokens, lengths, sum(len(text.encode()) for text in texts))
 
 
