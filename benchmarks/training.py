@@ -1,0 +1,316 @@
+r"""Pre-training updates against Hugging Face's T5: time, memory, useful tokens.
+
+    python benchmarks/training.py --case step
+    python benchmarks/training.py --case mixture
+
+Needs torch and transformers (the `peers` extra). The model has 77M parameters (d 512, 6
+heads of 64, feed-forward 1024 gated SiLU, 8 + 8 layers, vocabulary 32128), float32, no
+dropout, Adafactor with parameter scale; both sides on all cores.
+
+    step      8 rows of 512 and 128 random tokens, nothing padded
+    mixture   UL2's seven denoisers at 512/512. Theirs: one example per row, padded, as
+              the paper's procedure leaves it. Ours: the same stream of examples,
+              packed.
+              A useful token is one that is not padding, on either side.
+
+Each side is a process of its own. They take turns, so that whatever else the machine
+does falls on both, and ratios are taken turn by turn. Peak memory is that of the whole
+process, from its start (VmHWM): imports, compilation, parameters, an update.
+"""
+
+import argparse
+import hashlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+VOCAB_SIZE, EOS, DENOISERS = 32128, 1, 7
+SIZES = {"d_model": 512, "num_heads": 6, "d_kv": 64, "d_ff": 1024, "num_layers": 8}
+ROWS, INPUTS, TARGETS = 8, 512, 128
+LENGTH = 512
+# A turn: makes some updates, and returns seconds and useful tokens of each.
+Turn = Callable[[], list[tuple[float, int]]]
+
+
+def make_tokens(rows: int, length: int) -> np.ndarray:
+    """Returns random tokens."""
+    rng = np.random.default_rng(length)
+    return rng.integers(3, 32_000, (rows, length), dtype=np.int32)
+
+
+def make_stream(folder: pathlib.Path) -> Any:
+    """Returns UL2's mixture over random documents of C4-like lengths."""
+    from ul2.data.stream import Stream
+    from ul2.data.token_store import TokenStore
+    from ul2.data.token_store_writer import TokenStoreWriter
+    from ul2.denoising.mixture import named
+    from ul2.vocab import MODE_CONVENTIONS, Vocab
+
+    tokenizer, texts = b"benchmark", MODE_CONVENTIONS["released"]
+    vocab = Vocab(
+        size=VOCAB_SIZE, padded_size=VOCAB_SIZE, pad_id=0, eos_id=EOS, unk_id=2,
+        start_id=0, sentinel_ids=tuple(range(32_000, VOCAB_SIZE)),
+        mode_ids={text: (784, index, 908) for index, text in enumerate(texts.values())},
+        mode_convention="released",
+        tokenizer_sha256=hashlib.sha256(tokenizer).hexdigest(),
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    lengths = np.clip(rng.lognormal(5.6, 1.05, 5_000), 20, 65_536).astype(np.int64)
+    tokens = rng.integers(3, 32_000, lengths.sum(), dtype=np.uint16)
+    tokens[np.cumsum(lengths) - 1] = EOS
+    with TokenStoreWriter(folder / "store", tokenizer=tokenizer, vocab=vocab) as writer:
+        origins = [("documents", index) for index in range(len(lengths))]
+        writer.add("train", tokens, lengths, origins)
+    return Stream(
+        split=TokenStore.open(folder / "store").split("train"),
+        mixture=named("ul2"), vocab=vocab, inputs_length=LENGTH, targets_length=LENGTH,
+        batch_size=56, seed=0,
+    )  # fmt: skip
+
+
+def fixed_batch() -> Any:
+    """Returns the batch of case `step`, as we read it."""
+    from ul2.batch import Batch, one_per_row
+
+    targets = make_tokens(ROWS, TARGETS)
+    shifted = np.roll(targets, 1, axis=1)
+    shifted[:, 0] = 0
+    return Batch(
+        encoder=one_per_row(make_tokens(ROWS, INPUTS)),  # type: ignore[arg-type]
+        decoder=one_per_row(shifted),  # type: ignore[arg-type]
+        targets=targets,
+        loss_weights=np.ones((ROWS, TARGETS), np.float32),
+        denoiser_ids=np.zeros((ROWS, TARGETS), np.int32),
+        prefix_lengths=np.zeros((ROWS, 1), np.int32),
+    )
+
+
+def packed_batches(folder: pathlib.Path) -> Iterator[Any]:
+    """Yields packed rows of the mixture, a few at a time."""
+    import jax
+
+    from ul2.data.loader import Source
+    from ul2.data.packing import pack
+
+    stream = make_stream(folder)
+    source = Source(stream, pack(stream, "encoder_decoder"))
+    for number in range(2**40):
+        batch = source[number]
+        for first in range(0, len(batch.targets) - ROWS + 1, ROWS):
+            rows = slice(first, first + ROWS)
+            yield jax.tree.map(lambda array, rows=rows: array[rows], batch)
+
+
+def padded_batches(folder: pathlib.Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields one example per row, inputs and targets."""
+    stream = make_stream(folder)
+    for number in range(2**40):
+        examples = list(stream.examples(number))
+        for first in range(0, len(examples) - ROWS + 1, ROWS):
+            sides = np.zeros((2, ROWS, LENGTH), np.int64)
+            for row, example in enumerate(examples[first : first + ROWS]):
+                for side, ids in zip(
+                    sides, (example.inputs, example.targets), strict=True
+                ):
+                    side[row, : len(ids)] = ids
+            yield sides[0], sides[1]
+
+
+def our_turn(case: str, remat: str, folder: pathlib.Path) -> Turn:
+    """Returns our update."""
+    import jax
+
+    from ul2.models.config import ModelConfig
+    from ul2.models.encoder_decoder import EncoderDecoder
+    from ul2.sharding.mesh import make_mesh
+    from ul2.sharding.placement import place
+    from ul2.training.guard import Guard
+    from ul2.training.optimizers import adafactor
+    from ul2.training.schedules import constant
+    from ul2.training.state import abstract_state, define_model, guarded, init_state
+    from ul2.training.step import StepSettings, make_train_step
+
+    config = ModelConfig(
+        embed_dim=SIZES["d_model"], num_heads=SIZES["num_heads"],
+        head_dim=SIZES["d_kv"], mlp_dim=SIZES["d_ff"],
+        num_encoder_layers=SIZES["num_layers"], num_decoder_layers=SIZES["num_layers"],
+        vocab_size=VOCAB_SIZE, activation="silu", gated=True, positions="relative",
+        tied_embeddings=False, dropout_rate=0.0, dtype="float32", remat=remat,
+    )  # fmt: skip
+
+    def make_model(*, rngs: Any) -> EncoderDecoder:
+        return EncoderDecoder(config, rngs=rngs)
+
+    mesh, model = make_mesh("auto"), define_model(make_model)
+    schedule = constant(1e-3)
+    optimizer = adafactor(schedule, model.param_axes)
+    both = guarded(*abstract_state(make_model, optimizer, mesh), DENOISERS, mesh)
+    guard = Guard.fresh(DENOISERS).placed(both[1].guard.held)
+    state = init_state(make_model, optimizer, mesh, seed=0)._replace(guard=guard)
+    settings = StepSettings(0, DENOISERS, 1, "target_tokens", 1e-4, "auto", 10.0, True)
+    step = make_train_step(
+        model, optimizer, schedule, mesh, state_shardings=both[1], settings=settings
+    )
+    batches = packed_batches(folder) if case == "mixture" else None
+
+    def update() -> tuple[float, int]:
+        nonlocal state
+        batch = next(batches) if batches else fixed_batch()
+        useful = sum(int((side.segment_ids > 0).sum()) for side in batch[:2])
+        start = time.perf_counter()
+        state, sums = step(state, place(batch, mesh))
+        jax.block_until_ready((state, sums))
+        return time.perf_counter() - start, useful
+
+    return lambda: [update() for _ in range(2)]
+
+
+def their_turn(case: str, folder: pathlib.Path) -> Turn:
+    """Returns the update of transformers' model."""
+    import torch
+    import transformers
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    torch.manual_seed(0)
+    config = transformers.T5Config(
+        **SIZES, vocab_size=VOCAB_SIZE, feed_forward_proj="gated-silu",
+        dropout_rate=0.0, decoder_start_token_id=0,
+    )  # fmt: skip
+    model = transformers.T5ForConditionalGeneration(config).train()
+    optimizer = transformers.Adafactor(
+        model.parameters(), lr=1e-3, scale_parameter=True, relative_step=False,
+        warmup_init=False,
+    )  # fmt: skip
+    batches = padded_batches(folder) if case == "mixture" else None
+    fixed = make_tokens(ROWS, INPUTS), make_tokens(ROWS, TARGETS)
+
+    def update() -> tuple[float, int]:
+        inputs, targets = (
+            torch.tensor(side).long() for side in (next(batches) if batches else fixed)
+        )
+        useful = int((inputs > 0).sum() + (targets > 0).sum())
+        start = time.perf_counter()
+        loss = model(
+            input_ids=inputs,
+            attention_mask=(inputs > 0).long(),
+            labels=targets.masked_fill(targets == 0, -100),
+        ).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return time.perf_counter() - start, useful
+
+    return lambda: [update() for _ in range(2)]
+
+
+def peak_memory() -> int:
+    """Returns the most bytes that this process has had in memory."""
+    status = pathlib.Path("/proc/self/status").read_text()
+    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    assert found is not None
+    return 1024 * int(found[1])
+
+
+def work(side: str, case: str, remat: str) -> None:
+    """Answers every line of the standard input with the updates of one turn."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        turn = our_turn(case, remat, folder) if side == "ul2" else (
+            their_turn(case, folder)
+        )  # fmt: skip
+        turn()
+        print("ready", flush=True)
+        for _ in sys.stdin:
+            print(json.dumps({"updates": turn(), "peak": peak_memory()}), flush=True)
+
+
+def start(side: str, arguments: argparse.Namespace) -> "subprocess.Popen[str]":
+    """Starts one side and waits until it has made an update."""
+    options = [__file__, "--side", side, "--case", arguments.case]
+    process = subprocess.Popen(
+        [sys.executable, *options, "--remat", arguments.remat],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"},
+    )
+    assert process.stdout is not None
+    if process.stdout.readline().strip() != "ready":
+        raise SystemExit(f"{side} did not start.")
+    return process
+
+
+def ask(process: "subprocess.Popen[str]") -> dict[str, Any]:
+    """Lets one side take its turn."""
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+    answer: dict[str, Any] = json.loads(process.stdout.readline())
+    return answer
+
+
+def compare(arguments: argparse.Namespace) -> None:
+    """Lets both sides take turns and prints a table and what it is made of."""
+    sides = ("transformers", "ul2")
+    processes = {side: start(side, arguments) for side in sides}
+    turns: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
+    for _ in range(arguments.rounds):
+        for side in sides:
+            turns[side].append(ask(processes[side]))
+    for process in processes.values():
+        process.communicate()
+
+    def median(side: str, number: Callable[[dict[str, Any]], float]) -> float:
+        return statistics.median(map(number, turns[side]))
+
+    def seconds(turn: dict[str, Any]) -> float:
+        return sum(time for time, _ in turn["updates"]) / len(turn["updates"])
+
+    def rate(turn: dict[str, Any]) -> float:
+        return sum(n for _, n in turn["updates"]) / sum(t for t, _ in turn["updates"])
+
+    print("| side | s/update | useful tokens/s | speed | peak memory, GB | of theirs |")
+    print("|---|---|---|---|---|---|")
+    base = turns["transformers"]
+    for side in sides:
+        peak = turns[side][-1]["peak"]
+        speed = statistics.median(
+            rate(own) / rate(other)
+            for own, other in zip(turns[side], base, strict=True)
+        )
+        print(
+            f"| {side} | {median(side, seconds):.2f} | {median(side, rate):,.0f} | "
+            f"{speed:.2f} | {peak / 1e9:.2f} | {peak / base[-1]['peak']:.2f} |"
+        )
+    packages = ("jax", "torch", "transformers")
+    versions = {name: importlib.metadata.version(name) for name in packages}
+    print(json.dumps({"case": arguments.case, **versions, "turns": turns}))
+
+
+def main() -> None:
+    """Parses the flags; `--side` is for the processes that this one starts."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--case", choices=("step", "mixture"), default="step")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--remat", default="dots", help="REMAT of ours")
+    parser.add_argument("--side", choices=("ul2", "transformers"))
+    arguments = parser.parse_args()
+    if arguments.side:
+        work(arguments.side, arguments.case, arguments.remat)
+    else:
+        compare(arguments)
+
+
+if __name__ == "__main__":
+    main()
