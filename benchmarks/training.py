@@ -8,9 +8,8 @@ heads of 64, feed-forward 1024 gated SiLU, 8 + 8 layers, vocabulary 32128), floa
 dropout, Adafactor with parameter scale; both sides on all cores.
 
     step      8 rows of 512 and 128 random tokens, nothing padded
-    mixture   UL2's seven denoisers at 512/512. Theirs: one example per row, padded, as
-              the paper's procedure leaves it. Ours: the same stream of examples,
-              packed.
+    mixture   14 examples of UL2's seven denoisers at 512/512. Theirs: one example per
+              row, padded, as the paper's procedure leaves it. Ours: the same, packed.
               A useful token is one that is not padding, on either side.
 
 Each side is a process of its own. They take turns, so that whatever else the machine
@@ -38,7 +37,7 @@ import numpy as np
 VOCAB_SIZE, EOS, DENOISERS = 32128, 1, 7
 SIZES = {"d_model": 512, "num_heads": 6, "d_kv": 64, "d_ff": 1024, "num_layers": 8}
 ROWS, INPUTS, TARGETS = 8, 512, 128
-LENGTH = 512
+LENGTH, EXAMPLES = 512, 14  # of the mixture: two rounds of seven denoisers
 # A turn: makes some updates, and returns seconds and useful tokens of each.
 Turn = Callable[[], list[tuple[float, int]]]
 
@@ -75,7 +74,7 @@ def make_stream(folder: pathlib.Path) -> Any:
     return Stream(
         split=TokenStore.open(folder / "store").split("train"),
         mixture=named("ul2"), vocab=vocab, inputs_length=LENGTH, targets_length=LENGTH,
-        batch_size=56, seed=0,
+        batch_size=EXAMPLES, seed=0,
     )  # fmt: skip
 
 
@@ -97,34 +96,30 @@ def fixed_batch() -> Any:
 
 
 def packed_batches(folder: pathlib.Path) -> Iterator[Any]:
-    """Yields packed rows of the mixture, a few at a time."""
-    import jax
-
+    """Yields the mixture's examples, packed."""
     from ul2.data.loader import Source
     from ul2.data.packing import pack
 
     stream = make_stream(folder)
     source = Source(stream, pack(stream, "encoder_decoder"))
     for number in range(2**40):
-        batch = source[number]
-        for first in range(0, len(batch.targets) - ROWS + 1, ROWS):
-            rows = slice(first, first + ROWS)
-            yield jax.tree.map(lambda array, rows=rows: array[rows], batch)
+        yield source[number]
 
 
 def padded_batches(folder: pathlib.Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields one example per row, inputs and targets."""
     stream = make_stream(folder)
     for number in range(2**40):
-        examples = list(stream.examples(number))
-        for first in range(0, len(examples) - ROWS + 1, ROWS):
-            sides = np.zeros((2, ROWS, LENGTH), np.int64)
-            for row, example in enumerate(examples[first : first + ROWS]):
-                for side, ids in zip(
-                    sides, (example.inputs, example.targets), strict=True
-                ):
-                    side[row, : len(ids)] = ids
-            yield sides[0], sides[1]
+        groups = stream.examples(number)
+        yield (
+            np.concatenate([padded(group.inputs) for group in groups]),
+            np.concatenate([padded(group.targets) for group in groups]),
+        )
+
+
+def padded(rows: np.ndarray) -> np.ndarray:
+    """Returns rows of the full length."""
+    return np.pad(rows, ((0, 0), (0, LENGTH - rows.shape[1]))).astype(np.int64)
 
 
 def our_turn(case: str, remat: str, folder: pathlib.Path) -> Turn:
