@@ -18,7 +18,8 @@ process, from its start (VmHWM): imports, compilation, parameters, an update.
 """
 
 import argparse
-import hashlib
+import contextlib
+import dataclasses
 import importlib.metadata
 import json
 import os
@@ -27,14 +28,14 @@ import re
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+from denoising import our_store, our_stream
 
-VOCAB_SIZE, EOS, DENOISERS = 32128, 1, 7
+VOCAB_SIZE, DENOISERS = 32128, 7
 SIZES = {"d_model": 512, "num_heads": 6, "d_kv": 64, "d_ff": 1024, "num_layers": 8}
 ROWS, INPUTS, TARGETS = 8, 512, 128
 LENGTH, EXAMPLES = 512, 14  # of the mixture: two rounds of seven denoisers
@@ -48,34 +49,11 @@ def make_tokens(rows: int, length: int) -> np.ndarray:
     return rng.integers(3, 32_000, (rows, length), dtype=np.int32)
 
 
-def make_stream(folder: pathlib.Path) -> Any:
-    """Returns UL2's mixture over random documents of C4-like lengths."""
-    from ul2.data.stream import Stream
-    from ul2.data.token_store import TokenStore
-    from ul2.data.token_store_writer import TokenStoreWriter
-    from ul2.denoising.mixture import named
-    from ul2.vocab import MODE_CONVENTIONS, Vocab
-
-    tokenizer, texts = b"benchmark", MODE_CONVENTIONS["released"]
-    vocab = Vocab(
-        size=VOCAB_SIZE, padded_size=VOCAB_SIZE, pad_id=0, eos_id=EOS, unk_id=2,
-        start_id=0, sentinel_ids=tuple(range(32_000, VOCAB_SIZE)),
-        mode_ids={text: (784, index, 908) for index, text in enumerate(texts.values())},
-        mode_convention="released",
-        tokenizer_sha256=hashlib.sha256(tokenizer).hexdigest(),
-    )  # fmt: skip
-    rng = np.random.default_rng(0)
-    lengths = np.clip(rng.lognormal(5.6, 1.05, 5_000), 20, 65_536).astype(np.int64)
-    tokens = rng.integers(3, 32_000, lengths.sum(), dtype=np.uint16)
-    tokens[np.cumsum(lengths) - 1] = EOS
-    with TokenStoreWriter(folder / "store", tokenizer=tokenizer, vocab=vocab) as writer:
-        origins = [("documents", index) for index in range(len(lengths))]
-        writer.add("train", tokens, lengths, origins)
-    return Stream(
-        split=TokenStore.open(folder / "store").split("train"),
-        mixture=named("ul2"), vocab=vocab, inputs_length=LENGTH, targets_length=LENGTH,
-        batch_size=EXAMPLES, seed=0,
-    )  # fmt: skip
+@contextlib.contextmanager
+def open_stream() -> Iterator[Any]:
+    """Opens UL2's mixture over random documents of C4-like lengths."""
+    with our_store(5_000, VOCAB_SIZE - 32_000) as store:
+        yield dataclasses.replace(our_stream(store, LENGTH), batch_size=EXAMPLES)
 
 
 def fixed_batch() -> Any:
@@ -95,26 +73,26 @@ def fixed_batch() -> Any:
     )
 
 
-def packed_batches(folder: pathlib.Path) -> Iterator[Any]:
+def packed_batches() -> Iterator[Any]:
     """Yields the mixture's examples, packed."""
     from ul2.data.loader import Source
     from ul2.data.packing import pack
 
-    stream = make_stream(folder)
-    source = Source(stream, pack(stream, "encoder_decoder"))
-    for number in range(2**40):
-        yield source[number]
+    with open_stream() as stream:
+        source = Source(stream, pack(stream, "encoder_decoder"))
+        for number in range(2**40):
+            yield source[number]
 
 
-def padded_batches(folder: pathlib.Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def padded_batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields one example per row, inputs and targets."""
-    stream = make_stream(folder)
-    for number in range(2**40):
-        groups = stream.examples(number)
-        yield (
-            np.concatenate([padded(group.inputs) for group in groups]),
-            np.concatenate([padded(group.targets) for group in groups]),
-        )
+    with open_stream() as stream:
+        for number in range(2**40):
+            groups = stream.examples(number)
+            yield (
+                np.concatenate([padded(group.inputs) for group in groups]),
+                np.concatenate([padded(group.targets) for group in groups]),
+            )
 
 
 def padded(rows: np.ndarray) -> np.ndarray:
@@ -122,7 +100,7 @@ def padded(rows: np.ndarray) -> np.ndarray:
     return np.pad(rows, ((0, 0), (0, LENGTH - rows.shape[1]))).astype(np.int64)
 
 
-def our_turn(case: str, remat: str, folder: pathlib.Path) -> Turn:
+def our_turn(case: str, remat: str) -> Turn:
     """Returns our update."""
     import jax
 
@@ -157,7 +135,7 @@ def our_turn(case: str, remat: str, folder: pathlib.Path) -> Turn:
     step = make_train_step(
         model, optimizer, schedule, mesh, state_shardings=both[1], settings=settings
     )
-    batches = packed_batches(folder) if case == "mixture" else None
+    batches = packed_batches() if case == "mixture" else None
 
     def update() -> tuple[float, int]:
         nonlocal state
@@ -171,7 +149,7 @@ def our_turn(case: str, remat: str, folder: pathlib.Path) -> Turn:
     return lambda: [update() for _ in range(2)]
 
 
-def their_turn(case: str, folder: pathlib.Path) -> Turn:
+def their_turn(case: str) -> Turn:
     """Returns the update of transformers' model."""
     import torch
     import transformers
@@ -187,7 +165,7 @@ def their_turn(case: str, folder: pathlib.Path) -> Turn:
         model.parameters(), lr=1e-3, scale_parameter=True, relative_step=False,
         warmup_init=False,
     )  # fmt: skip
-    batches = padded_batches(folder) if case == "mixture" else None
+    batches = padded_batches() if case == "mixture" else None
     fixed = make_tokens(ROWS, INPUTS), make_tokens(ROWS, TARGETS)
 
     def update() -> tuple[float, int]:
@@ -219,15 +197,11 @@ def peak_memory() -> int:
 
 def work(side: str, case: str, remat: str) -> None:
     """Answers every line of the standard input with the updates of one turn."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = pathlib.Path(name)
-        turn = our_turn(case, remat, folder) if side == "ul2" else (
-            their_turn(case, folder)
-        )  # fmt: skip
-        turn()
-        print("ready", flush=True)
-        for _ in sys.stdin:
-            print(json.dumps({"updates": turn(), "peak": peak_memory()}), flush=True)
+    turn = our_turn(case, remat) if side == "ul2" else their_turn(case)
+    turn()
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        print(json.dumps({"updates": turn(), "peak": peak_memory()}), flush=True)
 
 
 def start(side: str, arguments: argparse.Namespace) -> "subprocess.Popen[str]":
