@@ -28,7 +28,13 @@ from ul2.sharding.placement import place
 from ul2.training.guard import Guard
 from ul2.training.optimizers import adafactor, adamw
 from ul2.training.schedules import constant
-from ul2.training.state import abstract_state, define_model, guarded, init_state
+from ul2.training.state import (
+    abstract_state,
+    define_model,
+    guarded,
+    init_state,
+    with_shardings,
+)
 from ul2.training.step import StepSettings, TrainStep, make_train_step
 
 VOCAB_SIZE, DENOISERS = 32128, 7
@@ -91,6 +97,7 @@ class Side:
             both = guarded(*both, DENOISERS, mesh)
             guard = Guard.fresh(DENOISERS).placed(both[1].guard.held)
             self.state = self.state._replace(guard=guard)
+        self.abstract_state = with_shardings(*both)
         self._step: TrainStep = make_train_step(
             model, rule, constant(1e-3), mesh,
             state_shardings=both[1],
@@ -115,6 +122,11 @@ class Side:
             "flops": int(cost["flops"]),
             "bytes": int(cost["bytes accessed"]),
         }
+
+    def update(self) -> None:
+        """Makes one update, and waits until it is done."""
+        self.state, sums = self._step(self.state, self._batch)
+        jax.block_until_ready((self.state, sums))
 
     def run(self, clock: Callable[[], float]) -> float:
         """Returns the seconds that an update takes."""

@@ -52,10 +52,19 @@ def said(caplog, words):
     return [r.getMessage() for r in caplog.records if words in r.getMessage()]
 
 
-@pytest.mark.parametrize("place", ["_make_folders", "_copy", "_commit"])
+@pytest.mark.parametrize(
+    ("place", "on_cpus"),
+    [
+        ("_make_folders", True),
+        ("_begin", True),
+        ("_begin", False),  # as an accelerator's state is saved
+        ("_commit", True),
+    ],
+)
 def test_save_that_fails_is_made_again_while_training_goes_on(
-    tmp_path, train_toy, programs, refuse, caplog, place
+    tmp_path, train_toy, programs, refuse, caplog, monkeypatch, place, on_cpus
 ):
+    monkeypatch.setattr(run_checkpoints, "is_on_cpus", lambda trees: on_cpus)
     train_toy(tmp_path / "whole")
     refuse(lambda number: number in (0, 1), place)
     before = threading.active_count()

@@ -19,6 +19,7 @@ import dataclasses
 import itertools
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -46,6 +47,7 @@ from ul2.training.checkpoints import (
     steps_in,
 )
 from ul2.training.failures import StorageError
+from ul2.training.snapshot import Snapshot, is_on_cpus
 from ul2.training.state import TrainState
 
 Clock = Callable[[], float]
@@ -113,6 +115,8 @@ class Checkpoints:
             saving.remove_leftovers(self._directory)
         self._saving: _Saving | None = None
         self._attempts = itertools.count()
+        self._snapshot = Snapshot()
+        self._thread = ThreadPoolExecutor(1, "ul2 saves")
         # Of the failures since the last success: the first, and when to try again.
         self._failing_since: float | None = None
         self._again_at = self._pause = 0.0
@@ -166,13 +170,18 @@ class Checkpoints:
             prior_steps=prior_steps,
             guard=None if state.guard is None else state.guard.to_json(),
         )
+        trees = {PARAMS: state.params, TRAIN_STATE: _without_params(state)}
+        if are_copies := is_on_cpus(trees):
+            trees = self._snapshot.take(trees)
         attempt = saving.Attempt(
             step_dir(self._directory, step),
             next(self._attempts),
-            {PARAMS: state.params, TRAIN_STATE: _without_params(state)},
+            trees,
             {CONTRACT: {**contract.to_json(), "checksums": integrity.CHECKSUMS}},
             self._exchange_saving,
+            self._thread,
             lambda: self._remove(outdated),
+            are_copies=are_copies,
         )
         self._saving = _Saving(step, outdated, attempt, then)
 
@@ -211,6 +220,7 @@ class Checkpoints:
             if error := self._saving.attempt.error:
                 logging.error("checkpoint %d: %s.", self._saving.step, error)
             self._saving = None
+        self._thread.shutdown()
 
     def restore_latest(
         self, abstract: TrainState, batches: Batches

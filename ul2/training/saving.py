@@ -18,9 +18,8 @@ import json
 import os
 import re
 import shutil
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -47,8 +46,11 @@ class Attempt:
         folder: the checkpoint, which is not there yet.
         number: of the attempts at it.
         trees: arrays by the name of their item.
+        are_copies: nobody else writes over the arrays before the thread has ended, so
+            that it may read them; else they are copied before this returns.
         texts: JSON values by the name of their item.
         exchange: where all processes tell how it goes.
+        thread: writes on; one that runs already, for starting one may take a while.
         then: called by the thread of process 0 when the checkpoint is there.
     """
 
@@ -59,13 +61,19 @@ class Attempt:
         trees: Mapping[str, Any],
         texts: Mapping[str, Any],
         exchange: Exchange,
+        thread: Executor,
         then: Callable[[], None],
+        *,
+        are_copies: bool = False,
     ) -> None:
         self._folder = folder
         self._partial = folder.with_name(f"{folder.name}{PARTIAL}{number}")
         self._texts, self._exchange, self._then = texts, exchange, then
         self._is_first = jax.process_index() == 0
-        self._handlers = {name: ocp.StandardCheckpointHandler() for name in trees}
+        # Weights hardly get smaller: zstd would take four times the work for 8 %.
+        self._handlers = {
+            name: ocp.PyTreeCheckpointHandler(use_compression=False) for name in trees
+        }
         self._futures: list[Any] = []
         # What went wrong, the same in all processes once the thread has ended.
         self.error: str | None = None
@@ -73,19 +81,20 @@ class Attempt:
             if self._is_first:
                 self._make_folders()
         self._agree()
-        if self.error is None:
-            with self._catching():
-                self._copy(trees)
-        self._thread = threading.Thread(target=self._write, name="ul2 saves")
-        self._thread.start()
+        if self.error is None and not are_copies:
+            # Another thread, for this one may run an event loop, as notebooks do.
+            with self._catching(), ThreadPoolExecutor(1) as pool:
+                pool.submit(self._begin, trees).result()
+        unbegun = trees if are_copies else None
+        self._writing = thread.submit(self._write, unbegun)
 
     def is_running(self) -> bool:
         """Returns whether this process is still writing."""
-        return self._thread.is_alive()
+        return not self._writing.done()
 
     def wait(self) -> None:
         """Waits until the checkpoint is there, or `error` says why it is not."""
-        self._thread.join()
+        self._writing.result()
 
     def _make_folders(self) -> None:
         self._folder.parent.mkdir(parents=True, exist_ok=True)
@@ -93,24 +102,24 @@ class Attempt:
         for name in (*self._handlers, *self._texts):
             (self._partial / name).mkdir()
 
-    def _copy(self, trees: Mapping[str, Any]) -> None:
-        """Copies the arrays to host memory and begins to write them."""
+    def _begin(self, trees: Mapping[str, Any]) -> None:
+        """Copies what an accelerator holds to the host, and begins to write."""
 
         async def begin() -> None:
             for name, handler in self._handlers.items():
-                args = ocp.args.StandardSave(trees[name])
+                args = ocp.args.PyTreeSave(trees[name])
                 folder = epath.Path(self._partial / name)
                 self._futures += await handler.async_save(folder, args=args) or []
 
-        # Another thread, for this one may run an event loop, as notebooks do.
-        with ThreadPoolExecutor(1) as pool:
-            pool.submit(asyncio.run, begin()).result()
+        asyncio.run(begin())
 
-    def _write(self) -> None:
+    def _write(self, unbegun: Mapping[str, Any] | None) -> None:
         """Writes on until the checkpoint is there, or somebody has failed."""
         try:
             sums: dict[str, Any] = {}
             with self._catching():
+                if unbegun is not None and self.error is None:
+                    self._begin(unbegun)
                 for future in self._futures:
                     future.result()
                 sums = integrity.sum_files(self._partial, self._mine())
