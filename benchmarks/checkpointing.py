@@ -21,10 +21,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from absl import logging
-from guards import OPTIMIZERS, SHAPES, make_batch
+from updates import OPTIMIZERS, SIZES, make_batch, make_config
 
 from ul2.batch import Batch
-from ul2.models.config import ModelConfig
 from ul2.models.encoder_decoder import EncoderDecoder
 from ul2.sharding.mesh import make_mesh
 from ul2.training.loop import TrainSettings, train
@@ -33,6 +32,7 @@ from ul2.training.schedules import constant
 from ul2.vocab import Vocab
 
 DENOISERS = tuple("abcdefg")
+LENGTH = 64  # tokens that a row reads, and that it predicts
 
 
 class SameBatches:
@@ -59,11 +59,7 @@ class SameBatches:
 
 def make_run(folder: Path, batches: SameBatches, options: argparse.Namespace) -> Run:
     """Returns a run of the model that was asked for."""
-    config = ModelConfig(
-        **SHAPES[options.shape]["config"], activation="silu", gated=True,
-        positions="relative", tied_embeddings=False, dropout_rate=0.0, dtype="float32",
-        remat="none",
-    )  # fmt: skip
+    config = make_config(options.shape)
     size = config.vocab_size
     return Run(
         model_dir=folder,
@@ -119,17 +115,15 @@ def main() -> None:
     """Trains, and prints one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scratch", type=Path, required=True)
-    parser.add_argument("--shape", choices=SHAPES, default="77M")
+    parser.add_argument("--shape", choices=SIZES, default="77M")
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="adafactor")
     parser.add_argument("--rows", type=int, default=8, help="of 64 + 64 tokens")
     parser.add_argument("--every", type=int, default=50, help="steps")
     parser.add_argument("--disturbed", type=int, default=10, help="steps")
     parser.add_argument("--saves", type=int, default=7)
     options = parser.parse_args()
-    shape = SHAPES[options.shape]
-    batches = SameBatches(
-        make_batch(options.rows, shape["length"], shape["config"]["vocab_size"])
-    )
+    vocab_size = SIZES[options.shape]["vocab_size"]
+    batches = SameBatches(make_batch(options.rows, LENGTH, LENGTH, vocab_size))
     folder = options.scratch / "run"
     settings = TrainSettings(
         total_steps=options.every * (options.saves + 2),

@@ -21,26 +21,13 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from guards import DENOISERS, make_batch
+from updates import make_batch, make_config, make_program, one_device
 
 from ul2.batch import Batch
-from ul2.models.config import ModelConfig
-from ul2.models.decoder_only import DecoderOnly
-from ul2.models.encoder_decoder import EncoderDecoder
-from ul2.sharding.mesh import make_mesh
-from ul2.training.optimizers import adafactor
-from ul2.training.schedules import constant
-from ul2.training.state import (
-    abstract_state,
-    define_model,
-    guarded,
-    with_shardings,
-)
-from ul2.training.step import StepSettings, make_train_step
+from ul2.models.architectures import ARCHITECTURES
 
-ARCHITECTURES = {"encoder_decoder": EncoderDecoder, "decoder_only": DecoderOnly}
 LAYERS = (4, 8, 16, 32, 48)
-ROWS, LENGTH, VOCAB_SIZE = 2, 64, 32128
+ROWS, LENGTH = 2, 64
 
 
 class Seconds(NamedTuple):
@@ -53,37 +40,16 @@ class Seconds(NamedTuple):
 def lower(architecture: str, layers: int, remat: str) -> jax.stages.Lowered:
     """Returns the update of a model with so many layers (on each side), lowered."""
     is_both = architecture == "encoder_decoder"
-    config = ModelConfig(
-        vocab_size=VOCAB_SIZE, embed_dim=512, num_heads=6, head_dim=64, mlp_dim=1024,
+    config = make_config(
+        "77M", remat=remat,
         num_encoder_layers=layers if is_both else 0, num_decoder_layers=layers,
-        activation="silu", gated=True, positions="relative", tied_embeddings=False,
-        dropout_rate=0.0, dtype="float32", remat=remat,
     )  # fmt: skip
-
-    def make_model(*, rngs: Any) -> Any:
-        return ARCHITECTURES[architecture](config, rngs=rngs)
-
-    mesh = make_mesh("auto", jax.devices()[:1])
-    model = define_model(make_model)
-    optimizer = adafactor(constant(1e-3), model.param_axes)
-    both = guarded(*abstract_state(make_model, optimizer, mesh), DENOISERS, mesh)
-    step = make_train_step(
-        model, optimizer, constant(1e-3), mesh,
-        state_shardings=both[1],
-        settings=StepSettings(
-            0, DENOISERS, 1, "target_tokens", 1e-4, "auto", 10.0, True
-        ),
-    )  # fmt: skip
-    return step.lower(with_shardings(*both), _batch(is_both))
-
-
-def _batch(is_both: bool) -> Batch:
-    batch = make_batch(ROWS, LENGTH, VOCAB_SIZE)
-    batch = batch if is_both else batch._replace(encoder=None)
+    program = make_program(config, one_device(), architecture=architecture)
+    batch = make_batch(ROWS, LENGTH if is_both else 0, LENGTH, config.vocab_size)
     shapes: Batch = jax.tree.map(
         lambda array: jax.ShapeDtypeStruct(np.shape(array), array.dtype), batch
     )
-    return shapes
+    return program.step.lower(program.abstract, shapes)
 
 
 def _timed(work: Callable[[], Any]) -> tuple[Any, Seconds]:

@@ -32,13 +32,15 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 from checkpointing import SameBatches
-from guards import SHAPES, Side, make_batch
+from updates import SIZES, Training, make_batch, make_config, make_program, one_device
 
+from ul2.batch import Batch
 from ul2.training.checkpoints import Contract
 from ul2.training.run_checkpoints import Checkpoints
 from ul2.training.state import TrainState
 from ul2.vocab import Vocab
 
+ROWS, LENGTH = 2, 64
 UPDATES = 6  # undisturbed, before a save
 PIECE_BYTES = 1 << 22
 VOCAB = Vocab(
@@ -74,7 +76,7 @@ class Ours:
         """Waits until it is on the disk."""
         assert self._saver.wait()
 
-    def restore(self, abstract: TrainState, batch: Any) -> TrainState:
+    def restore(self, abstract: TrainState, batch: Batch) -> TrainState:
         """Returns the newest state, as a run that starts again would."""
         return self._make().restore_latest(abstract, SameBatches(batch))[0]
 
@@ -102,7 +104,7 @@ class Orbax:
         """Waits until it is on the disk."""
         self._manager.wait_until_finished()
 
-    def restore(self, abstract: TrainState, batch: Any) -> TrainState:
+    def restore(self, abstract: TrainState, batch: Batch) -> TrainState:
         """Returns the newest state."""
         del batch
         args = ocp.args.StandardRestore(abstract)
@@ -122,11 +124,15 @@ def _timed(work: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def stall(saver: Ours | Orbax, training: Side, step: int) -> dict[str, float]:
+def stall(
+    saver: Ours | Orbax, training: Training, batch: Batch, step: int
+) -> dict[str, float]:
     """Returns what one save costs, in seconds."""
-    quiet = statistics.median(_timed(training.update) for _ in range(UPDATES))
+    quiet = statistics.median(
+        _timed(lambda: training.update(batch)) for _ in range(UPDATES)
+    )
     held_up = _timed(lambda: saver.save(step, training.state))
-    after = [_timed(training.update) - quiet for _ in range(UPDATES)]
+    after = [_timed(lambda: training.update(batch)) - quiet for _ in range(UPDATES)]
     saver.wait()
     return {
         "update": quiet,
@@ -159,7 +165,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def restoring(
-    savers: dict[str, Ours | Orbax], abstract: TrainState, batch: Any, turns: int
+    savers: dict[str, Ours | Orbax], abstract: TrainState, batch: Batch, turns: int
 ) -> dict[str, dict[str, float]]:
     """Returns medians in seconds, warm and cold, with ratios to reading the bytes."""
     times: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
@@ -191,10 +197,12 @@ def main() -> None:
     """Prints one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scratch", type=Path, required=True)
-    parser.add_argument("--shape", choices=SHAPES, default="77M")
+    parser.add_argument("--shape", choices=SIZES, default="77M")
     parser.add_argument("--turns", type=int, default=7)
     options = parser.parse_args()
-    training = Side(SHAPES[options.shape], "adafactor", is_guarded=True)
+    config, mesh = make_config(options.shape), one_device()
+    training = Training(make_program(config, mesh), mesh)
+    batch = make_batch(ROWS, LENGTH, LENGTH, config.vocab_size)
     savers = {
         "ours": Ours(options.scratch / "ours"),
         "orbax": Orbax(options.scratch.resolve() / "orbax"),
@@ -202,7 +210,7 @@ def main() -> None:
     stalls: dict[str, list[dict[str, float]]] = defaultdict(list)
     for turn in range(1 + options.turns):
         for name in sorted(savers, reverse=bool(turn % 2)):
-            stalls[name].append(stall(savers[name], training, turn))
+            stalls[name].append(stall(savers[name], training, batch, turn))
     # The first of each imports, compiles and gets memory.
     medians = {
         name: {
@@ -210,8 +218,7 @@ def main() -> None:
         }
         for name, all_ in stalls.items()
     }
-    abstract = training.abstract_state._replace(guard=None)
-    batch = make_batch(1, 1, 4)
+    abstract = training.program.abstract._replace(guard=None)
     restored = restoring(savers, abstract, batch, options.turns)
     result = {
         "first save, held up": {

@@ -102,48 +102,19 @@ def padded(rows: np.ndarray) -> np.ndarray:
 
 def our_turn(case: str, remat: str) -> Turn:
     """Returns our update."""
-    import jax
+    from updates import Training, make_config, make_program
 
-    from ul2.models.config import ModelConfig
-    from ul2.models.encoder_decoder import EncoderDecoder
     from ul2.sharding.mesh import make_mesh
-    from ul2.sharding.placement import place
-    from ul2.training.guard import Guard
-    from ul2.training.optimizers import adafactor
-    from ul2.training.schedules import constant
-    from ul2.training.state import abstract_state, define_model, guarded, init_state
-    from ul2.training.step import StepSettings, make_train_step
 
-    config = ModelConfig(
-        embed_dim=SIZES["d_model"], num_heads=SIZES["num_heads"],
-        head_dim=SIZES["d_kv"], mlp_dim=SIZES["d_ff"],
-        num_encoder_layers=SIZES["num_layers"], num_decoder_layers=SIZES["num_layers"],
-        vocab_size=VOCAB_SIZE, activation="silu", gated=True, positions="relative",
-        tied_embeddings=False, dropout_rate=0.0, dtype="float32", remat=remat,
-    )  # fmt: skip
-
-    def make_model(*, rngs: Any) -> EncoderDecoder:
-        return EncoderDecoder(config, rngs=rngs)
-
-    mesh, model = make_mesh("auto"), define_model(make_model)
-    schedule = constant(1e-3)
-    optimizer = adafactor(schedule, model.param_axes)
-    both = guarded(*abstract_state(make_model, optimizer, mesh), DENOISERS, mesh)
-    guard = Guard.fresh(DENOISERS).placed(both[1].guard.held)
-    state = init_state(make_model, optimizer, mesh, seed=0)._replace(guard=guard)
-    settings = StepSettings(0, DENOISERS, 1, "target_tokens", 1e-4, "auto", 10.0, True)
-    step = make_train_step(
-        model, optimizer, schedule, mesh, state_shardings=both[1], settings=settings
-    )
+    mesh = make_mesh("auto")
+    training = Training(make_program(make_config("77M", remat=remat), mesh), mesh)
     batches = packed_batches() if case == "mixture" else None
 
     def update() -> tuple[float, int]:
-        nonlocal state
         batch = next(batches) if batches else fixed_batch()
         useful = sum(int((side.segment_ids > 0).sum()) for side in batch[:2])
         start = time.perf_counter()
-        state, sums = step(state, place(batch, mesh))
-        jax.block_until_ready((state, sums))
+        training.update(batch)
         return time.perf_counter() - start, useful
 
     return lambda: [update() for _ in range(2)]
