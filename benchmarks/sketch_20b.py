@@ -28,8 +28,9 @@ from ul2.planning.from_gin import read_recipe
 from ul2.planning.hlo import Module
 from ul2.planning.plan import lay_out
 from ul2.planning.topology import open_topologies
+from ul2.sharding.mesh import make_mesh
 
-TOPOLOGY, MESH = "v5p:4x4x4", (8, 8)
+TOPOLOGY, MESH = "v5p:4x4x4", "fsdp=8,tensor=8"
 LAYERS, HEADS = 32, 16
 WIDTH, FEED_FORWARD, VOCAB_SIZE = 4096, 16384, 32128
 ROWS, LENGTH, BUCKETS = 256, 512, 32
@@ -183,10 +184,7 @@ def report(module: Module, stats: Any, mesh: Mesh, seconds: float) -> dict[str, 
 
 def sketch(topology: Any) -> dict[str, Any]:
     """Returns the report of the sketch."""
-    mesh = jax.make_mesh(
-        MESH, ("fsdp", "tensor"), devices=topology.devices,
-        axis_types=(jax.sharding.AxisType.Auto,) * 2,
-    )  # fmt: skip
+    mesh = make_mesh(MESH, topology.devices)
     lowered = lower_sketch(mesh)
     start = time.perf_counter()
     compiled = lowered.compile()
@@ -197,10 +195,9 @@ def sketch(topology: Any) -> dict[str, Any]:
 
 def ours(topology: Any) -> dict[str, Any]:
     """Returns the report of `configs/recipes/ul2_20b.gin` at the sketch's batch."""
-    fsdp, tensor = MESH
     recipe, vocab, _ = read_recipe(
         ["configs/recipes/ul2_20b.gin"],
-        [("BATCH_SIZE", f"{ROWS}"), ("MESH", f"'fsdp={fsdp},tensor={tensor}'"),
+        [("BATCH_SIZE", f"{ROWS}"), ("MESH", f"'{MESH}'"),
          ("REMAT", "'full'")],
     )  # fmt: skip
     setting = lay_out(recipe, topology, vocab)
