@@ -142,7 +142,7 @@ def test_gin_values_need_no_quotes(store):
 def test_flag_without_value_is_refused(capfd):
     with pytest.raises(SystemExit, match="2"):
         cli.main(["train", "--gin.SEED"])
-    assert "write --gin.NAME=VALUE" in capfd.readouterr().err
+    assert "write --gin.SEED=VALUE" in capfd.readouterr().err
 
 
 # What a recipe can ask that cannot be done.

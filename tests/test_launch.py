@@ -99,7 +99,7 @@ def test_ul2_does_what_the_paper_declares(wide_store, length, model, capfd):
         ("TOTAL_STEPS", "1e3", "int"),
         ("CAP_SPANS", "no", "bool"),
         ("LEARNING_RATE", "high", "float or int"),
-        ("EXAMPLES_PER_ROW", "all", "int or NoneType"),
+        ("EXAMPLES_PER_ROW", "all", "int or None: write a whole number"),
         ("MESH", "None", "str"),
         ("EMBED_DIM", "True", "int"),
     ],
@@ -110,17 +110,34 @@ def test_macro_of_another_type_is_refused_by_name(store, macro, value, kind):
     assert f"is no {kind}" in error
 
 
-def test_text_that_looks_like_a_number_is_told_how_to_be_quoted(store):
-    (error,) = errors_of(flags(store, MODEL_DIR="17"))
-    assert error == "MODEL_DIR = 17 is no str: add --gin.MODEL_DIR=\"'17'\""
-    recipe = launch.read(*parse(flags(store, MODEL_DIR="'17'")))
-    assert recipe.model_dir == "17"
+@pytest.mark.parametrize("typed", ["17", "'17'", "1e-3", "(1, 2)", "0x10", "1_000"])
+def test_text_that_looks_like_something_else_needs_no_quotes(store, typed):
+    recipe = launch.read(*parse(flags(store, MODEL_DIR=typed)))
+    assert recipe.model_dir == typed.strip("'")
+
+
+@pytest.mark.parametrize("typed", ["None", "True"])
+def test_nothing_and_truth_are_no_texts(store, typed):
+    (error,) = errors_of(flags(store, MODEL_DIR=typed))
+    assert error == f"MODEL_DIR = {typed} is no str: write a text"
+
+
+def test_number_in_a_gin_file_is_told_its_quotes(store, tmp_path):
+    (tmp_path / "own.gin").write_text("MODEL_DIR = 17\n")
+    recipe = flags(store, MODEL_DIR="-")
+    (error,) = errors_of([*recipe, f"--gin_file={tmp_path / 'own.gin'}"])
+    assert error == "MODEL_DIR = 17 is no str: write '17'"
 
 
 @pytest.mark.parametrize(
     ("macro", "value", "message"),
     [
-        ("DTYPE", "float16", "dtype='float16' is not one of ['bfloat16', 'float32']."),
+        (
+            "DTYPE",
+            "float16",
+            "dtype='float16' is not one of ['bfloat16', 'float32'] (did you mean "
+            "'bfloat16'?); set DTYPE.",
+        ),
         ("DROPOUT_RATE", "2", "dropout_rate=2 is not in [0, 1); set DROPOUT_RATE."),
         ("TOTAL_STEPS", "0", "total_steps=0 must be at least 1; set TOTAL_STEPS."),
         ("EVAL_BATCHES", "-1", "EVAL_BATCHES=-1 must be at least 0."),

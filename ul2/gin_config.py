@@ -1,8 +1,8 @@
-"""Gin files, read strictly: the only module that imports gin.
+"""Gin files, read strictly, and who set what.
 
 gin ignores what nothing reads and stops at the first mistake. Here a binding that
 nothing reads is refused, with the nearest name, and everything that is missing is
-reported at once, with the file or the flag to set it in.
+reported at once (`gin_checks`), with the file or the flag to set it in.
 
 gin also imports whatever module a file names, and calls whatever is found in it, so
 that a file can do what a program can. Here it reaches registered names alone: those of
@@ -11,36 +11,24 @@ this package that are in a table, and the modules that somebody named by hand.
 
 import ast
 import contextlib
-import dataclasses
-import difflib
 import inspect
 import os
 import re
-import types
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Any, Final, NamedTuple, TextIO
 
 import gin
 
-from ul2 import is_ours
+from ul2 import is_ours, t5x_names
 from ul2.recipe import Recipe
+from ul2.spelling import did_you_mean, nearest
 
 Bindings = Sequence[tuple[str, str]]
 
 _PACKAGE: Final = Path(__file__).resolve().parent
 # `configs` lies inside the package in a wheel, beside it in a checkout.
 _ROOTS: Final = (_PACKAGE, _PACKAGE.parent)
-_MODEL_FILE: Final = (
-    "add --gin_file=configs/models/NAME.gin, or --gin.INITIAL_CHECKPOINT=DIR of one "
-    "that says which model it is"
-)
-_WHERE: Final = {
-    "model": _MODEL_FILE,
-    "model_config": _MODEL_FILE,
-    "mixture": "add --gin_file=configs/objectives/NAME.gin",
-}
-_RUN_FILE: Final = "add --gin_file=configs/runs/pretrain.gin"
 # What gin files may name, by module.
 _REGISTERED: Final = {
     "ul2.recipe": ("Recipe",),
@@ -62,6 +50,17 @@ _MAX_FILE_BYTES: Final = 2**20
 _MAX_INCLUDES: Final = 32
 _MAX_MESSAGE: Final = 600
 _NAME: Final = re.compile(r"[\w./]+")
+_FLAG: Final = "--gin."
+_PLAIN: Final = (int, float, str, bool, type(None), list, tuple, dict)
+# How gin says in which file, or where on the command line, an error is.
+_LOCATION: Final = re.compile(
+    r'\s*In (?:file "(?P<file>[^"]*)", line (?P<line>\d+)|bindings string line)'
+)
+_NO_SUCH_NAME: Final = re.compile(r"No configurable matching '([^']*)'")
+_NO_SUCH_PARAMETER: Final = re.compile(
+    r"Configurable '([^']*)' doesn't have a parameter named '([^']*)'"
+)
+_NO_SUCH_FILE: Final = re.compile(r"Unable to open file: (.*?)\. Searched config")
 
 
 class ConfigError(ValueError):
@@ -72,6 +71,77 @@ class ConfigError(ValueError):
         self.problems = tuple(problems)
 
 
+class Place(NamedTuple):
+    """Who set a value: a line of a gin file, or a flag.
+
+    Attributes:
+        file: as a person would name it; empty for a flag.
+        line: in the file, from 1.
+        flag: such as `--gin.SEED`; empty for a file.
+    """
+
+    file: str
+    line: int
+    flag: str
+
+    def __str__(self) -> str:
+        return self.flag or f"{self.file}:{self.line}"
+
+
+# A value that was set, as `gin.config._CONFIG` names it.
+Key = tuple[tuple[str, str], str]
+
+
+class _Setters:
+    """Who set what, since the config was begun.
+
+    Attributes:
+        places: of the values.
+        typed: what the flags gave to names, as it was typed.
+        flag: whose value is being parsed; empty while a file is.
+    """
+
+    def __init__(self) -> None:
+        self.places: dict[Key, Place] = {}
+        self.typed: dict[str, str] = {}
+        self.flag = ""
+
+    def forget(self) -> None:
+        """Begins anew."""
+        self.places.clear()
+        self.typed.clear()
+
+    def note(self, bound: Any) -> None:
+        """Notes who made a binding that gin has just taken."""
+        scope, selector, name, _, location = bound
+        if name:
+            key = gin.config.ParsedBindingKey.parse((scope, selector, name)).config_key
+        else:
+            name = "value"
+            key = (f"{scope}/{selector}" if scope else selector, "gin.macro")
+        file = shown_path(location.filename) if location.filename else ""
+        flag = "" if file else self.flag
+        self.places[key, name] = Place(file, location.line_num, flag)
+
+
+_setters = _Setters()
+
+
+class _Statements(gin.config_parser.ConfigParser):
+    """The statements of a gin file; notes where each value was set."""
+
+    _bound: Any = None
+
+    def __next__(self) -> Any:
+        if self._bound is not None:
+            _setters.note(self._bound)
+        self._bound = None
+        statement = super().__next__()
+        if isinstance(statement, gin.config_parser.BindingStatement):
+            self._bound = statement
+        return statement
+
+
 class _Names(gin.config.ParseContext):
     """The names that one gin file may use: those that are registered."""
 
@@ -80,6 +150,12 @@ class _Names(gin.config.ParseContext):
         module = statement.module
         is_feature = statement.is_from and module.startswith("__gin__.")
         if not (is_feature or module in _REGISTERED or _is_trusted(module)):
+            if t5x_names.is_module(module):
+                raise ValueError(
+                    f"a gin file may not import {module}: gin files of T5X do not run "
+                    "here; start from one in configs/recipes, or compose "
+                    "configs/models, objectives and runs."
+                )
             known = ", ".join(name for name in _REGISTERED if name.startswith("ul2."))
             raise ValueError(
                 f"a gin file may not import {module}, only {known}; name a module of "
@@ -100,6 +176,7 @@ class _Names(gin.config.ParseContext):
 
 
 gin.config.ParseContext = _Names
+gin.config.config_parser.ConfigParser = _Statements
 
 
 def trust(module: str) -> None:
@@ -169,12 +246,37 @@ def _find(name: str) -> Path:
     for root in (Path(), *_ROOTS):
         if (root / name).is_file():
             return root / name
-    known = {
+    raise ConfigError([_no_file(name)])
+
+
+def gin_files() -> list[str]:
+    """Returns the gin files that come with the package, as `--gin_file` takes them."""
+    found = {
         str(path.relative_to(root))
         for root in _ROOTS
         for path in (root / "configs").rglob("*.gin")
     }
-    raise ConfigError([f"no gin file {name!r}{_did_you_mean(name, known)}."])
+    return sorted(found)
+
+
+def _no_file(name: str) -> str:
+    """Says that there is no such gin file, and which there is.
+
+    ul2.gin   ->   no gin file 'ul2.gin' (did you mean 'configs/objectives/ul2.gin'?).
+    """
+    known = gin_files()
+    alike = [one for one in known if Path(one).stem == Path(name).stem]
+    near = nearest(name, alike or known)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return f"no gin file {name!r}{hint}."
+
+
+def shown_path(path: str) -> str:
+    """Returns a path as `--gin_file` takes it, from wherever it was found."""
+    for root in _ROOTS:
+        if Path(path).is_relative_to(root):
+            return str(Path(path).relative_to(root))
+    return path
 
 
 def begin(gin_files: Sequence[str], bindings: Bindings) -> list[str]:
@@ -184,6 +286,7 @@ def begin(gin_files: Sequence[str], bindings: Bindings) -> list[str]:
         ConfigError: a file is wrong; whatever comes after it would only add to that.
     """
     gin.clear_config()
+    _setters.forget()
     gin.config._LOCATION_PREFIXES[:] = ["", *map(str, _ROOTS)]
     # Files alone: gin's other reader looks a file up among the Python packages, and
     # fails at `configs/` wherever that is on the path.
@@ -200,29 +303,56 @@ def begin(gin_files: Sequence[str], bindings: Bindings) -> list[str]:
 
 def parse(bindings: Bindings) -> list[str]:
     """Parses bindings one by one, and returns what is wrong with any."""
+    global _flag
     problems = []
     for name, value in bindings:
         if not _NAME.fullmatch(name):
-            problems.append(f"--gin.{_shown(name)}: this is no name of gin")
+            problems.append(f"{_FLAG}{_shown(name)}: this is no name of gin")
             continue
+        _setters.flag, _setters.typed[name] = f"{_FLAG}{name}", value
         try:
             gin.parse_config(f"{name} = {_literal(value)}")
         except Exception as error:
-            problems.append(f"--gin.{name}={_shown(value)}: {_one_line(error)}")
+            instead = t5x_names.instead_of_parameter(name)
+            said = f"T5X's name; set {instead}" if instead else _one_line(error)
+            problems.append(f"{_FLAG}{name}={_shown(value)}: {said}")
     return problems
 
 
 def _literal(value: str) -> str:
-    """Returns a gin value; what is no literal, reference or macro is a string."""
+    """Returns a gin value; what is no literal, reference or macro is a string.
+
+    1e-3 -> 1e-3; None -> None; [1, 2] -> [1, 2]; data=2,fsdp=4 -> 'data=2,fsdp=4';
+    10,000 -> '10,000', for a tuple has brackets
+    """
     if value.startswith(("@", "%")):
         # Behind a line end, another statement would begin.
         return " ".join(value.splitlines())
     try:
-        ast.literal_eval(value)
+        read = ast.literal_eval(value.strip())
     # The last two: hundreds of brackets.
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return repr(os.path.expanduser(value))
-    return value
+    bare = isinstance(read, tuple) and not value.strip().startswith("(")
+    if bare or not isinstance(read, _PLAIN):
+        return repr(value)
+    return repr(read)
+
+
+def bind_typed(macro: str) -> None:
+    """Binds a macro that a flag set to the very text that was typed."""
+    with gin.unlock_config():
+        gin.bind_parameter((macro, "gin.macro", "value"), _setters.typed[macro])
+
+
+def typed() -> dict[str, str]:
+    """Returns what the flags gave to names, as it was typed."""
+    return dict(_setters.typed)
+
+
+def place_of(key: Key) -> Place | None:
+    """Returns who set a value; None where nobody did."""
+    return _setters.places.get(key)
 
 
 def _shown(text: str) -> str:
@@ -239,7 +369,7 @@ def macro_values() -> dict[str, Any]:
     }
 
 
-def _used_macros() -> dict[str, str]:
+def used_macros() -> dict[str, str]:
     """Returns the macros that something refers to, and what does."""
     used = {}
     for (_, selector), values in gin.config._CONFIG.items():
@@ -251,64 +381,9 @@ def _used_macros() -> dict[str, str]:
     return used
 
 
-def circular_macros() -> list[str]:
-    """Returns a line for every macro whose value comes back to itself."""
-    refers = {
-        name: {
-            reference.scoped_selector.removesuffix("/gin.macro")
-            for reference in gin.config.iterate_references(value)
-            if reference.selector == "gin.macro"
-        }
-        for name, value in macro_values().items()
-    }
-    problems = []
-    for name in sorted(refers):
-        reached: set[str] = set()
-        waiting = [name]
-        while waiting:
-            found = refers.get(waiting.pop(), set()) - reached
-            reached |= found
-            waiting += found
-        if name in reached:
-            problems.append(f"{name} refers to itself: give it a value")
-    return problems
-
-
 def undefined_macros() -> set[str]:
     """Returns the macros that something refers to and nothing sets."""
-    return _used_macros().keys() - macro_values().keys()
-
-
-def missing() -> list[str]:
-    """Returns everything that a recipe needs and nothing sets."""
-    used = _used_macros()
-    problems = [
-        f"{name} is not set (for {used[name]}): add --gin.{name}=VALUE"
-        for name in sorted(undefined_macros())
-    ]
-    bound = recipe_bindings()
-    needed = [
-        field.name
-        for field in dataclasses.fields(Recipe)
-        if field.default is dataclasses.MISSING
-    ]
-    if _value_of(bound.get("initial_checkpoint")) is None:
-        # A checkpoint would say which model it holds.
-        needed += ["model", "model_config"]
-    unbound = [name for name in needed if name not in bound]
-    cures: dict[str, list[str]] = {}
-    for name in unbound:
-        cures.setdefault(_WHERE.get(name, _RUN_FILE), []).append(name)
-    return problems + [
-        f"no {', '.join(names)}: {cure}" for cure, names in cures.items()
-    ]
-
-
-def _value_of(bound: Any) -> Any:
-    """Returns what a binding comes to, where it is a value or names a macro."""
-    if not isinstance(bound, gin.config.ConfigurableReference):
-        return bound
-    return macro_values().get(bound.scoped_selector.removesuffix("/gin.macro"))
+    return used_macros().keys() - macro_values().keys()
 
 
 def recipe_bindings() -> dict[str, Any]:
@@ -320,59 +395,6 @@ def recipe_bindings() -> dict[str, Any]:
     return bound
 
 
-def unread_macros(allowed: Collection[str] = ()) -> list[str]:
-    """Returns a line for every macro that nothing refers to."""
-    used = _used_macros().keys()
-    known = {*used, *allowed}
-    return [
-        f"nothing reads {name}{_did_you_mean(name, known)}: remove it"
-        for name in sorted(macro_values().keys() - used)
-        if name not in allowed
-    ]
-
-
-def of_wrong_type() -> list[str]:
-    """Returns a line for every number, text or flag that is of another type.
-
-    `--gin.CAP_SPANS=no` is a text, and every text counts as true.
-    """
-    macros = macro_values()
-    problems = set()
-    for (_, selector), values in gin.config._CONFIG.items():
-        if selector == "gin.macro":
-            continue
-        wanted = inspect.signature(gin.config._REGISTRY[selector].wrapped).parameters
-        for parameter in values.keys() & wanted.keys():
-            name, value = f"{selector}.{parameter}", values[parameter]
-            if isinstance(value, gin.config.ConfigurableReference):
-                name = value.scoped_selector.removesuffix("/gin.macro")
-                value = macros.get(name, value)
-            if isinstance(value, gin.config.ConfigurableReference):
-                continue  # made by a function, or reported as missing
-            kinds = _plain_types(wanted[parameter].annotation)
-            if kinds and type(value) not in kinds:
-                problems.add(_wrong_type(name, value, kinds))
-    return sorted(problems)
-
-
-def _wrong_type(name: str, value: Any, kinds: Sequence[type]) -> str:
-    allowed = " or ".join(kind.__name__ for kind in kinds)
-    quoted = f": add --gin.{name}=\"'{value}'\"" if kinds[0] is str else ""
-    return f"{name} = {value!r} is no {allowed}{quoted}"
-
-
-def _plain_types(annotation: Any) -> tuple[type, ...]:
-    """Returns the types that an annotation allows, if it names plain ones alone.
-
-    float | None   ->   (float, NoneType, int)
-    """
-    union = isinstance(annotation, types.UnionType)
-    kinds = annotation.__args__ if union else (annotation,)
-    if not set(kinds) <= {int, float, str, bool, types.NoneType}:
-        return ()
-    return (*kinds, int) if float in kinds and int not in kinds else kinds
-
-
 def _dead_bindings() -> Iterator[str]:
     """Yields a line for every parameter that is bound and was never asked for."""
     read_values = gin.config._OPERATIVE_CONFIG
@@ -382,11 +404,6 @@ def _dead_bindings() -> Iterator[str]:
             continue
         for name in values.keys() - read_values.get(key, {}).keys():
             yield f"{selector}.{name} is dead, nothing calls {selector}: remove it"
-
-
-def _did_you_mean(name: str, known: Any) -> str:
-    near = difflib.get_close_matches(name, sorted(known), n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 @contextlib.contextmanager
@@ -411,7 +428,58 @@ def plain_errors() -> Iterator[None]:
 def _one_line(error: BaseException) -> str:
     """Returns an error of gin's, which draws pictures, as one line."""
     text = str(error) or type(error).__name__
-    for picture in ("In bindings string line", "In call to configurable"):
-        text = text.split(picture)[0]
+    if isinstance(error, SyntaxError) and error.filename:
+        if "Failed to parse token" in text:
+            return _no_value(error)
+        # Python shortens the path to the name of the file.
+        text = f"{error.msg} ({error.filename}, line {error.lineno})"
+    text = text.split("In call to configurable")[0]
+    where = ""
+    if found := _LOCATION.search(text):
+        text = text[: found.start()]
+        if found["file"]:
+            where = f"{shown_path(found['file'])}, line {found['line']}: "
     lines = (line.strip(" ^") for line in text.splitlines())
-    return " ".join(line for line in lines if line)[:_MAX_MESSAGE]
+    return (where + _cure(" ".join(line for line in lines if line)))[:_MAX_MESSAGE]
+
+
+def _no_value(error: SyntaxError) -> str:
+    """Says which word of a gin file is no value, and what to write.
+
+    DATA = stores/mine   ->   ... a text needs quotes: DATA = 'stores/mine'
+    """
+    name, _, value = str(error.text).split("#")[0].partition("=")
+    name, value = name.strip(), value.strip()
+    where = f"{shown_path(str(error.filename))}, line {error.lineno}"
+    if (word := value.capitalize()) in ("True", "False", "None"):
+        return f"{where}: {value} is no value: write {name} = {word}"
+    return f"{where}: {value} is no value; a text needs quotes: {name} = {value!r}"
+
+
+def _cure(text: str) -> str:
+    """Adds to an error of gin's what to write instead."""
+    if found := _NO_SUCH_FILE.match(text):
+        return _no_file(found[1])
+    if found := _NO_SUCH_PARAMETER.match(text):
+        selector, name = found.groups()
+        known = _parameters(selector)
+        return f"{text.rstrip('. ')}{did_you_mean(name, known)}."
+    if found := _NO_SUCH_NAME.search(text):
+        return f"{text.rstrip('. ')}{did_you_mean(found[1], _callables())}."
+    return text
+
+
+def _parameters(selector: str) -> list[str]:
+    """Returns what can be set of a registered function or class."""
+    wrapped = gin.config._REGISTRY.get_match(selector).wrapped
+    return list(inspect.signature(wrapped).parameters)
+
+
+def _callables() -> list[str]:
+    """Returns the functions and classes that gin files may set something of."""
+    return [
+        f"{module.rpartition('.')[2]}.{name}"
+        for module, names in _REGISTERED.items()
+        for name in names
+        if module.startswith("ul2.")
+    ]

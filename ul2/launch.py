@@ -19,7 +19,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from ul2 import gin_config, is_ours
+from ul2 import gin_checks, gin_config, is_ours
 from ul2.data.loader import Loader
 from ul2.data.run_data import RunData
 from ul2.data.task_data import TaskData
@@ -73,12 +73,8 @@ def read(
     problems += gin_config.parse(
         [pair for pair in defaults if pair[0] in gin_config.undefined_macros()]
     )
-    problems += (
-        gin_config.missing()
-        + gin_config.unread_macros()
-        + gin_config.of_wrong_type()
-        + gin_config.circular_macros()
-    )
+    gin_checks.take_texts()
+    problems += gin_checks.problems()
     if problems:
         raise ConfigError(problems)
     return gin_config.make_recipe()
@@ -264,11 +260,12 @@ def _collect(errors: list[str]) -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        errors += error.problems
+        errors += [one for one in error.problems if one not in errors]
     except ValueError as error:
         if not is_ours(error):
             raise
-        errors.append(str(error))
+        if str(error) not in errors:
+            errors.append(str(error))
 
 
 def sentinels_needed(gin_files: Sequence[str], bindings: Bindings) -> int:
@@ -283,8 +280,8 @@ def sentinels_needed(gin_files: Sequence[str], bindings: Bindings) -> int:
         problems += gin_config.begin(
             [_DEFAULT_OBJECTIVE, *gin_files], [*lengths, *bindings]
         )
-    problems += gin_config.unread_macros(allowed=dict(lengths))
-    problems += gin_config.of_wrong_type() + gin_config.circular_macros()
+    problems += gin_checks.unread_macros(allowed=dict(lengths))
+    problems += gin_checks.of_wrong_type() + gin_checks.circular_macros()
     if problems:
         raise ConfigError(problems)
     macros = gin_config.macro_values()

@@ -29,6 +29,19 @@ def round_up(size: int, multiple: int) -> int:
     return -(-size // multiple) * multiple
 
 
+def mode_meant(text: object) -> str:
+    """Returns ` (did you mean 'R'?)` for another way to write R, S or X, or nothing.
+
+    [NLU] -> R; s2s -> S; x -> X
+    """
+    plain = str(text).strip("[]").upper()
+    for texts in MODE_CONVENTIONS.values():
+        for mode, written in texts.items():
+            if plain == written.strip("[]"):
+                return f" (did you mean {mode!r}?)"
+    return ""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Vocab:
     """The ids that mean something to denoising, training and decoding.
@@ -92,7 +105,9 @@ class Vocab:
             return ()
         texts = MODE_CONVENTIONS[self.mode_convention]
         if name not in texts:
-            raise ValueError(f"mode {name!r} is not one of {list(texts)} or none.")
+            raise ValueError(
+                f"mode {name!r} is not one of {list(texts)} or none{mode_meant(name)}."
+            )
         if texts[name] not in self.mode_ids:
             raise ValueError(
                 f"mode {name!r}: no tokenizer says how {texts[name]} is written; give "

@@ -370,7 +370,7 @@ def test_wrong_preset_says_which_one_fits(tmp_path):
     with pytest.raises(ValueError, match="t5_small fits") as refused:
         presets.check("t5_base", "encoder_decoder", config)
     assert "embed_dim 512 (the preset has 768)" in str(refused.value)
-    with pytest.raises(ValueError, match="did you mean t5_base"):
+    with pytest.raises(ValueError, match="did you mean 't5_base'"):
         presets.get("t5_bose")
 
 

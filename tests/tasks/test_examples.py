@@ -109,7 +109,12 @@ def test_prompt_may_end_with_a_blank(data_dir):
             {"shots": 2},
             "task 'sums' has no split 'train', only test (exemplars: --shots=2).",
         ),
-        ("sum", "test", {}, "'sum' is no task; did you mean xsum or samsum (--task)."),
+        (
+            "sum",
+            "test",
+            {},
+            "'sum' is no task; did you mean xsum or samsum (TASK, --task).",
+        ),
     ],
 )
 def test_wrong_request_gets_one_line(task, split, options, problem, data_dir):

@@ -20,8 +20,8 @@ def test_every_task_is_found_by_its_name():
 @pytest.mark.parametrize(
     ("name", "answer"),
     [
-        ("boolq", "'boolq' is no task; did you mean super_glue_boolq (--task)."),
-        ("xsun", "'xsun' is no task; did you mean xsum (--task)."),
+        ("boolq", "'boolq' is no task; did you mean super_glue_boolq (TASK, --task)."),
+        ("xsun", "'xsun' is no task; did you mean xsum (TASK, --task)."),
         ("", "'' is no task; there are super_glue_boolq, super_glue_cb"),
         ("glue", "'glue' is a mixture, not a task; its tasks are glue_cola, glue_sst2"),
     ],

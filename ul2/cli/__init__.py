@@ -18,10 +18,10 @@ from typing import Any, Final
 from ul2.cli import check, convert, infer, inspect, plan, signals, tokenize, train
 from ul2.cli import eval as evaluate
 from ul2.cli.command import explain, say
+from ul2.cli.flags import Parser, take_gin_flags
 from ul2.sharding.processes import EXIT_RESTART
 
 _PACKAGE: Final = Path(__file__).resolve().parents[1]
-_GIN_FLAG: Final = "--gin."
 # In the order in which a person meets them.
 _COMMANDS: Final = (
     tokenize,
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: Sequence[str]) -> int:
-    gin_flags, rest = _take_gin_flags(arguments)
+    gin_flags, rest = take_gin_flags(arguments)
     options = _parser().parse_args(rest)
     run: Callable[[argparse.Namespace], dict[str, Any]] = options.run
     if gin_flags and not hasattr(options, "gin_file"):
@@ -93,28 +93,8 @@ def _quiet_libraries() -> None:
     absl.logging.get_absl_logger().addFilter(is_worth_reading)
 
 
-def _take_gin_flags(
-    arguments: Sequence[str],
-) -> tuple[list[tuple[str, str]], list[str]]:
-    """Takes `--gin.NAME=VALUE` out: argparse knows no open set of flags.
-
-    --gin.MESH=data=2,fsdp=4 --json   ->   [(MESH, data=2,fsdp=4)], [--json]
-    """
-    taken, rest = [], []
-    for argument in arguments:
-        name, equals, value = argument.removeprefix(_GIN_FLAG).partition("=")
-        if not argument.startswith(_GIN_FLAG):
-            rest.append(argument)
-        elif not equals or not name:
-            say(f"error: {argument}: write --gin.NAME=VALUE.")
-            raise SystemExit(2)
-        else:
-            taken.append((name, value))
-    return taken, rest
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="ul2",
         description="Mixture-of-Denoisers pre-training (UL2) in JAX.",
         epilog="--gin.NAME=VALUE sets a macro of the gin files; no quoting is needed.",

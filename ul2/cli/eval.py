@@ -253,6 +253,7 @@ def _find_modes(text: str | None) -> tuple[list[str | None], list[str | None]]:
         ValueError: a mode is unknown.
     """
     from ul2.evaluation.held_out import OWN_MODES
+    from ul2.vocab import mode_meant
 
     if text is None:
         return [None], [OWN_MODES]
@@ -260,7 +261,8 @@ def _find_modes(text: str | None) -> tuple[list[str | None], list[str | None]]:
     for name in names:
         if name not in (*_MODES, OWN_MODES):
             raise ValueError(
-                f"--mode={name} is not one of {', '.join(_MODES)}, {OWN_MODES}, all."
+                f"--mode={name} is not one of {', '.join(_MODES)}, {OWN_MODES}, all"
+                f"{mode_meant(name)}."
             )
     modes = [None if name == "none" else name for name in dict.fromkeys(names)]
     own = [OWN_MODES] if text == "all" else []
@@ -303,11 +305,11 @@ def _read_mixture(options: argparse.Namespace) -> "Mixture":
     Raises:
         ValueError: there is none, or a binding is wrong.
     """
-    from ul2 import gin_config
+    from ul2 import gin_checks, gin_config
     from ul2.denoising.mixture import Mixture
 
     problems = gin_config.begin(options.gin_file, options.bindings)
-    problems += gin_config.unread_macros()
+    problems += gin_checks.unread_macros()
     if problems:
         raise gin_config.ConfigError(problems)
     bound = gin_config.recipe_bindings().get("mixture")

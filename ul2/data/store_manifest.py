@@ -16,6 +16,7 @@ import numpy as np
 
 from ul2 import json_files
 from ul2.data.block_checksums import CHECKSUM, num_blocks
+from ul2.spelling import did_you_mean
 from ul2.vocab import Vocab
 
 FORMAT_VERSION: Final = 1
@@ -42,6 +43,21 @@ _MAX_BYTES: Final = 2**28
 _MAX_COUNT: Final = 2**60
 
 
+def _no_store(path: Path) -> str:
+    """Says that a path is no store, and what to do."""
+    if path.is_file():
+        return (
+            f"{path} is no token store; make one of that text: "
+            f"ul2 tokenize --text {path} --train_vocab SIZE --out STORE."
+        )
+    stores = [file.parent for file in path.parent.glob(f"*/{MANIFEST_FILE}")]
+    return (
+        f"{path} is no token store: {path / MANIFEST_FILE} does not exist"
+        f"{did_you_mean(str(path), map(str, stores))}; make one with `ul2 tokenize` or "
+        "set DATA to one."
+    )
+
+
 def read(path: Path) -> dict[str, Any]:
     """Reads the manifest of the store at a path.
 
@@ -50,10 +66,7 @@ def read(path: Path) -> dict[str, Any]:
     """
     file = path / MANIFEST_FILE
     if not file.is_file():
-        raise ValueError(
-            f"{path} is no token store: {file} does not exist; make one with "
-            "`ul2 tokenize` or set DATA to one."
-        )
+        raise ValueError(_no_store(path))
     manifest = _parse(file)
     version = manifest.get("format_version")
     if version != FORMAT_VERSION:

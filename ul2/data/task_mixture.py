@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from ul2.denoising.mixture import whole_counts
-from ul2.vocab import MODES
+from ul2.vocab import MODES, mode_meant
 
 AUTO: Final = "auto"
 # What a person writes for no mode; gin's None will do as well.
@@ -137,5 +137,7 @@ def _mode(what: str, given: Any, *more: str) -> str | None:
         return None
     if given not in MODES:
         allowed = ", ".join((*MODES, NO_MODE, *more))
-        raise ValueError(f"{what}: mode {given!r} is not one of {allowed}.")
+        raise ValueError(
+            f"{what}: mode {given!r} is not one of {allowed}{mode_meant(given)}."
+        )
     return str(given)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ul2.denoising.denoisers import Denoiser, Fit
 from ul2.denoising.spans import PLACEMENTS, SUFFIXES
+from ul2.spelling import did_you_mean
 from ul2.vocab import Vocab
 
 # (name, mode, mean_span_length, noise_density, placement, rate)
@@ -267,13 +268,20 @@ def named(
         ValueError: a name is unknown.
     """
     if name not in OBJECTIVES:
-        raise ValueError(f"objective {name!r} is not one of {sorted(OBJECTIVES)}.")
+        raise ValueError(
+            f"objective {name!r} is not one of {sorted(OBJECTIVES)}"
+            f"{did_you_mean(name, OBJECTIVES)}; add "
+            "--gin_file=configs/objectives/NAME.gin."
+        )
     if s_denoiser not in (None, *S_DENSITIES):
         raise ValueError(
             f"S_DENOISER={s_denoiser!r} is not one of {sorted(S_DENSITIES)}."
         )
     if placement not in (None, *_PLACEMENTS):
-        raise ValueError(f"PLACEMENT={placement!r} is not one of {_PLACEMENTS}.")
+        raise ValueError(
+            f"PLACEMENT={placement!r} is not one of {_PLACEMENTS}"
+            f"{did_you_mean(str(placement), _PLACEMENTS)}."
+        )
     mixture = from_rows(OBJECTIVES[name], cap_spans)
     denoisers = []
     for denoiser in mixture.denoisers:

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any, Final
 
 from ul2.decoding.settings import DecodingSettings
-from ul2.vocab import MODES
+from ul2.vocab import MODES, mode_meant
 
 NO_MODE: Final = "none"
 ON_LONG: Final = ("truncate", "refuse")
@@ -59,7 +59,8 @@ def check_mode(mode: Any) -> None:
     """
     if mode is not None and mode not in MODES:
         raise ValueError(
-            f"mode {mode!r} is not one of {', '.join(MODES)} or {NO_MODE}."
+            f"mode {mode!r} is not one of {', '.join(MODES)} or {NO_MODE}"
+            f"{mode_meant(mode)}."
         )
 
 

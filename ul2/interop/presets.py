@@ -6,10 +6,10 @@ the config.json files of the models on Hugging Face, and for UL2 20B its public 
 """
 
 import dataclasses
-import difflib
 from typing import Any, Final
 
 from ul2.models.config import ModelConfig
+from ul2.spelling import did_you_mean
 
 _T5_ROWS, _MT5_ROWS, _UMT5_ROWS = 32128, 250112, 256384
 
@@ -115,9 +115,8 @@ def get(name: str) -> Preset:
         ValueError: there is none of that name; names the nearest.
     """
     if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ValueError(f"no preset {name!r}{hint} There are {', '.join(PRESETS)}.")
+        hint = did_you_mean(name, PRESETS)
+        raise ValueError(f"no preset {name!r}{hint}; there are {', '.join(PRESETS)}.")
     return PRESETS[name]
 
 

@@ -7,6 +7,8 @@ from typing import Any, Final, Literal
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from ul2.spelling import did_you_mean
+
 _DTYPES: Final[dict[str, DTypeLike]] = {
     "bfloat16": jnp.bfloat16,
     "float32": jnp.float32,
@@ -83,7 +85,10 @@ class ModelConfig:
         for name, allowed in _CHOICES.items():
             value = getattr(self, name)
             if value not in allowed:
-                raise ValueError(f"{name}={value!r} is not one of {list(allowed)}.")
+                raise ValueError(
+                    f"{name}={value!r} is not one of {list(allowed)}"
+                    f"{did_you_mean(str(value), allowed)}; set {name.upper()}."
+                )
         for name in _SIZES:
             value = getattr(self, name)
             if value < 1:

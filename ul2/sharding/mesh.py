@@ -191,9 +191,10 @@ def _read(spec: str) -> Mapping[str, int]:
     for part in spec.split(","):
         axis, _, size = (text.strip() for text in part.partition("="))
         if axis.removeprefix(ACROSS) not in AXES or axis in sizes:
+            theirs = " (T5X's `model` is tensor)" if axis == "model" else ""
             raise ValueError(
                 f"mesh {spec!r}: {part!r} is not one of {', '.join(AXES)}, each once, "
-                f"as axis=size or {ACROSS}axis=size; set MESH."
+                f"as axis=size or {ACROSS}axis=size{theirs}; set MESH."
             )
         if not size.removeprefix("-").isdigit() or int(size) == 0 or int(size) < -1:
             raise ValueError(

@@ -20,12 +20,12 @@ Three mixtures have a name:
 A user's seqio task that gives `inputs` and `targets` is found by its name as well.
 """
 
-import difflib
 import functools
 import importlib
 import sys
 from typing import Final
 
+from ul2.spelling import nearest
 from ul2.tasks.text_task import TextTask
 
 # Each has its `TASKS`.
@@ -128,7 +128,9 @@ def find(name: str) -> TextTask:
     if name in MIXTURES:
         parts = ", ".join(MIXTURES[name])
         raise ValueError(f"{name!r} is a mixture, not a task; its tasks are {parts}.")
-    raise ValueError(f"{name!r} is no task; {_suggest(name, names())} (--task).")
+    raise ValueError(
+        f"{name!r} is no task; {_suggest(name, (*names(), *MIXTURES))} (TASK, --task)."
+    )
 
 
 def find_mixture(
@@ -159,8 +161,7 @@ def find_mixture(
 
 def _suggest(name: str, known: tuple[str, ...]) -> str:
     """Returns what a name may be a misspelling or the tail of."""
-    near = [one for one in known if name and name in one][:4]
-    near += difflib.get_close_matches(name, known, n=3)
+    near = nearest(name, known, count=3)
     if not near:
         return f"there are {', '.join(known[:20])}{', ...' * (len(known) > 20)}"
-    return f"did you mean {' or '.join(dict.fromkeys(near))}"
+    return f"did you mean {' or '.join(near)}"

@@ -35,6 +35,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, BFloat16, Float, Float32, Key
 
 from ul2 import axes
+from ul2.spelling import did_you_mean
 from ul2.training.optimizers import Optimizer, ParamAxes
 
 PARAM_DTYPES: Final = ("float32", "bfloat16")
@@ -74,7 +75,8 @@ def check(param_dtype: str, rounding: str) -> None:
     """
     if param_dtype not in PARAM_DTYPES:
         raise ValueError(
-            f"{param_dtype=} is not one of {', '.join(PARAM_DTYPES)}; set PARAM_DTYPE."
+            f"{param_dtype=} is not one of {', '.join(PARAM_DTYPES)}"
+            f"{did_you_mean(param_dtype, PARAM_DTYPES)}; set PARAM_DTYPE."
         )
     if rounding not in ROUNDINGS:
         raise ValueError(
