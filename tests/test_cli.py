@@ -15,7 +15,7 @@ import pytest
 from wiring_toys import WORDS, flags, make_store, write_corpus
 
 import ul2
-from ul2 import cli, launch
+from ul2 import cli, launch, run_files
 from ul2.tasks import examples
 from ul2.tasks.text_task import TextExample
 from ul2.training import loop
@@ -229,6 +229,19 @@ def test_store_of_other_text_is_refused(run, store, tmp_path, refuse):
     assert cli.main(["tokenize", *source, "--held_out=0.2", "--out", str(again)]) == 0
     error = refuse("train", *flags(again, MODEL_DIR=run, TOTAL_STEPS=3))
     assert "data position is of another stream" in error
+
+
+def test_run_keeps_who_set_what(run, capfd):
+    capfd.readouterr()
+    assert cli.main(["config", str(run), "--json"]) == 0
+    config = json.loads(capfd.readouterr().out)["config"]
+    assert config["TOTAL_STEPS"]["set_by"] == "--gin.TOTAL_STEPS"
+    assert config["SEED"]["set_by"].startswith("configs/runs/loop.gin:")
+    assert config["optimizers.adafactor.decay_rate"]["set_by"] == "default"
+    # Every value that the run used is known.
+    text = (run / "config.gin").read_text()
+    assert config.keys() == run_files.statements(text).keys()
+    assert not any("config.gin" in one["set_by"] for one in config.values())
 
 
 def test_finished_run_is_told_again(run, store, capfd):

@@ -11,6 +11,7 @@ import gin
 
 from ul2 import gin_config, t5x_names
 from ul2.gin_config import macro_values, recipe_bindings, used_macros
+from ul2.gin_origins import place_of_macro
 from ul2.recipe import Recipe
 from ul2.spelling import did_you_mean
 
@@ -153,7 +154,7 @@ def unread_macros(allowed: Collection[str] = ()) -> list[str]:
 
 def _unread(name: str, known: Collection[str]) -> str:
     """Says that nothing reads a macro, where it is set, and what may be meant."""
-    place = gin_config.place_of(((name, "gin.macro"), "value"))
+    place = place_of_macro(name)
     where = f" ({place})" if place and place.file else ""
     instead = t5x_names.instead_of_macro(name)
     if instead is not None:

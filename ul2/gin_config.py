@@ -16,19 +16,17 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TextIO
+from typing import Any, Final, TextIO
 
 import gin
 
 from ul2 import is_ours, t5x_names
+from ul2.gin_origins import ROOTS, setters, shown_path
 from ul2.recipe import Recipe
 from ul2.spelling import did_you_mean, nearest
 
 Bindings = Sequence[tuple[str, str]]
 
-_PACKAGE: Final = Path(__file__).resolve().parent
-# `configs` lies inside the package in a wheel, beside it in a checkout.
-_ROOTS: Final = (_PACKAGE, _PACKAGE.parent)
 # What gin files may name, by module.
 _REGISTERED: Final = {
     "ul2.recipe": ("Recipe",),
@@ -71,77 +69,6 @@ class ConfigError(ValueError):
         self.problems = tuple(problems)
 
 
-class Place(NamedTuple):
-    """Who set a value: a line of a gin file, or a flag.
-
-    Attributes:
-        file: as a person would name it; empty for a flag.
-        line: in the file, from 1.
-        flag: such as `--gin.SEED`; empty for a file.
-    """
-
-    file: str
-    line: int
-    flag: str
-
-    def __str__(self) -> str:
-        return self.flag or f"{self.file}:{self.line}"
-
-
-# A value that was set, as `gin.config._CONFIG` names it.
-Key = tuple[tuple[str, str], str]
-
-
-class _Setters:
-    """Who set what, since the config was begun.
-
-    Attributes:
-        places: of the values.
-        typed: what the flags gave to names, as it was typed.
-        flag: whose value is being parsed; empty while a file is.
-    """
-
-    def __init__(self) -> None:
-        self.places: dict[Key, Place] = {}
-        self.typed: dict[str, str] = {}
-        self.flag = ""
-
-    def forget(self) -> None:
-        """Begins anew."""
-        self.places.clear()
-        self.typed.clear()
-
-    def note(self, bound: Any) -> None:
-        """Notes who made a binding that gin has just taken."""
-        scope, selector, name, _, location = bound
-        if name:
-            key = gin.config.ParsedBindingKey.parse((scope, selector, name)).config_key
-        else:
-            name = "value"
-            key = (f"{scope}/{selector}" if scope else selector, "gin.macro")
-        file = shown_path(location.filename) if location.filename else ""
-        flag = "" if file else self.flag
-        self.places[key, name] = Place(file, location.line_num, flag)
-
-
-_setters = _Setters()
-
-
-class _Statements(gin.config_parser.ConfigParser):
-    """The statements of a gin file; notes where each value was set."""
-
-    _bound: Any = None
-
-    def __next__(self) -> Any:
-        if self._bound is not None:
-            _setters.note(self._bound)
-        self._bound = None
-        statement = super().__next__()
-        if isinstance(statement, gin.config_parser.BindingStatement):
-            self._bound = statement
-        return statement
-
-
 class _Names(gin.config.ParseContext):
     """The names that one gin file may use: those that are registered."""
 
@@ -176,7 +103,6 @@ class _Names(gin.config.ParseContext):
 
 
 gin.config.ParseContext = _Names
-gin.config.config_parser.ConfigParser = _Statements
 
 
 def trust(module: str) -> None:
@@ -243,7 +169,7 @@ def _find(name: str) -> Path:
     Raises:
         ConfigError: there is none; names the nearest.
     """
-    for root in (Path(), *_ROOTS):
+    for root in (Path(), *ROOTS):
         if (root / name).is_file():
             return root / name
     raise ConfigError([_no_file(name)])
@@ -253,7 +179,7 @@ def gin_files() -> list[str]:
     """Returns the gin files that come with the package, as `--gin_file` takes them."""
     found = {
         str(path.relative_to(root))
-        for root in _ROOTS
+        for root in ROOTS
         for path in (root / "configs").rglob("*.gin")
     }
     return sorted(found)
@@ -271,14 +197,6 @@ def _no_file(name: str) -> str:
     return f"no gin file {name!r}{hint}."
 
 
-def shown_path(path: str) -> str:
-    """Returns a path as `--gin_file` takes it, from wherever it was found."""
-    for root in _ROOTS:
-        if Path(path).is_relative_to(root):
-            return str(Path(path).relative_to(root))
-    return path
-
-
 def begin(gin_files: Sequence[str], bindings: Bindings) -> list[str]:
     """Forgets the last config, parses this one and returns what is wrong in bindings.
 
@@ -286,8 +204,8 @@ def begin(gin_files: Sequence[str], bindings: Bindings) -> list[str]:
         ConfigError: a file is wrong; whatever comes after it would only add to that.
     """
     gin.clear_config()
-    _setters.forget()
-    gin.config._LOCATION_PREFIXES[:] = ["", *map(str, _ROOTS)]
+    setters.forget()
+    gin.config._LOCATION_PREFIXES[:] = ["", *map(str, ROOTS)]
     # Files alone: gin's other reader looks a file up among the Python packages, and
     # fails at `configs/` wherever that is on the path.
     gin.config._FILE_READERS[:] = [(_open, os.path.isfile)]
@@ -309,7 +227,7 @@ def parse(bindings: Bindings) -> list[str]:
         if not _NAME.fullmatch(name):
             problems.append(f"{_FLAG}{_shown(name)}: this is no name of gin")
             continue
-        _setters.flag, _setters.typed[name] = f"{_FLAG}{name}", value
+        setters.flag, setters.typed[name] = f"{_FLAG}{name}", value
         try:
             gin.parse_config(f"{name} = {_literal(value)}")
         except Exception as error:
@@ -342,17 +260,12 @@ def _literal(value: str) -> str:
 def bind_typed(macro: str) -> None:
     """Binds a macro that a flag set to the very text that was typed."""
     with gin.unlock_config():
-        gin.bind_parameter((macro, "gin.macro", "value"), _setters.typed[macro])
+        gin.bind_parameter((macro, "gin.macro", "value"), setters.typed[macro])
 
 
 def typed() -> dict[str, str]:
     """Returns what the flags gave to names, as it was typed."""
-    return dict(_setters.typed)
-
-
-def place_of(key: Key) -> Place | None:
-    """Returns who set a value; None where nobody did."""
-    return _setters.places.get(key)
+    return dict(setters.typed)
 
 
 def _shown(text: str) -> str:

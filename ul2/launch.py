@@ -19,7 +19,8 @@ from absl import logging
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from ul2 import gin_checks, gin_config, is_ours
+from ul2 import gin_checks, gin_config, gin_origins, is_ours
+from ul2.config_entries import ORIGINS, origins_text
 from ul2.data.loader import Loader
 from ul2.data.run_data import RunData
 from ul2.data.task_data import TaskData
@@ -33,6 +34,7 @@ from ul2.evaluation.decoded_metrics import (
 from ul2.gin_config import Bindings, ConfigError
 from ul2.inference.modes import misfit
 from ul2.recipe import Recipe
+from ul2.run_files import CONFIG
 from ul2.starting import Start, check_start, open_start, seek_start
 from ul2.tasks import registry
 from ul2.tasks.example_tokenization import registered_tasks
@@ -393,7 +395,9 @@ class _Parts:
             ValueError: the directory cannot be written to.
         """
         config = self.config_text.encode()
-        run_directory.keep(model_dir, run_directory.CONFIG, config)
+        origins = origins_text(self.config_text, gin_origins.entries())
+        run_directory.keep(model_dir, CONFIG, config)
+        run_directory.keep(model_dir, ORIGINS, origins.encode())
         run_directory.keep(model_dir, run_directory.TOKENIZER, self.data.tokenizer)
         run_directory.check_shared(model_dir)
         for line in [*self.data.warnings(), *_mode_warnings(self.data, self.start)]:
@@ -413,9 +417,7 @@ def _search(parts: _Parts, candidates: Mapping[str, RunData]) -> loop.TrainSumma
         run_directory.check_same_run(search.trial_dir(name), parts.config_text)
 
     def trial(name: str) -> Run:
-        run_directory.keep(
-            search.trial_dir(name), run_directory.CONFIG, parts.config_text.encode()
-        )
+        run_directory.keep(search.trial_dir(name), CONFIG, parts.config_text.encode())
         run = parts.make(candidates[name], search.trial_dir(name))
         return dataclasses.replace(run, label=f"mode {name}")
 

@@ -15,7 +15,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from ul2.cli import check, convert, infer, inspect, plan, signals, tokenize, train
+from ul2.cli import (
+    check,
+    config,
+    convert,
+    infer,
+    inspect,
+    plan,
+    signals,
+    tokenize,
+    train,
+)
 from ul2.cli import eval as evaluate
 from ul2.cli.command import explain, say
 from ul2.cli.flags import Parser, take_gin_flags
@@ -27,6 +37,7 @@ _COMMANDS: Final = (
     tokenize,
     train,
     check,
+    config,
     inspect,
     plan,
     infer,

@@ -21,6 +21,7 @@ from typing import Any
 from absl import logging
 
 from ul2.batch import Batch
+from ul2.run_files import METRICS
 from ul2.sharding.placement import place
 from ul2.sharding.rules import replicated
 from ul2.training.checkpoints import Contract
@@ -48,7 +49,7 @@ from ul2.training.step import (
 )
 from ul2.training.updates import Reporter, RollBackError, Updates, go_back
 from ul2.training.watchdog import DATA, DIAGNOSIS, EVALUATION, SAVE, Watchdog
-from ul2.training.writers import METRICS, ProgressLine, Writer, open_writers
+from ul2.training.writers import ProgressLine, Writer, open_writers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
