@@ -19,6 +19,7 @@ keeps no locks between machines, two that begin in the same moment both get in; 
 that wrote its record first finds it replaced two seconds later, and ends.
 """
 
+import calendar
 import contextlib
 import dataclasses
 import enum
@@ -43,6 +44,7 @@ DYING_SECONDS: Final = 20.0
 EXIT_LOST: Final = 2
 _LOOK_SECONDS: Final = 0.1
 _READS: Final = 5
+_SINCE: Final = "%Y-%m-%d %H:%M:%S UTC"
 
 
 class _Kernel(enum.Enum):
@@ -76,6 +78,11 @@ class Holder:
     since: str
     token: str
     beats: int = 0
+
+    @property
+    def seconds_since_epoch(self) -> float:
+        """When it took the lock, by its own clock."""
+        return float(calendar.timegm(time.strptime(self.since, _SINCE)))
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host} (since {self.since})"
@@ -115,7 +122,7 @@ class Lock:
             machine or _this_machine(),
             socket.gethostname(),
             os.getpid(),
-            time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
+            time.strftime(_SINCE, time.gmtime()),
             uuid.uuid4().hex,
         )
         self._file: int | None = None
@@ -262,6 +269,45 @@ class Lock:
                     return
                 self._mine = dataclasses.replace(self._mine, beats=self._mine.beats + 1)
                 self._write()
+
+
+def living_holder(path: str | os.PathLike[str]) -> Holder | None:
+    """Returns who holds a lock, by a look at it that keeps nobody from taking it.
+
+    A holder on another machine lives while its file was written lately, by the clock of
+    the storage; `Lock` itself compares no clocks.
+
+    Args:
+        path: the file that is the lock.
+
+    Returns:
+        The holder; None where nobody does, or whoever did is gone.
+    """
+    holder = _read(Path(path))
+    if holder is None:
+        return None
+    with contextlib.suppress(OSError):
+        if holder.machine == _this_machine():
+            return holder if _is_locked(path) else None
+        if time.time() - os.stat(path).st_mtime < STALE_SECONDS:
+            return holder
+    return None
+
+
+def _is_locked(path: str | os.PathLike[str]) -> bool:
+    """Returns whether the kernel keeps a lock on a file.
+
+    Raises:
+        OSError: it cannot tell.
+    """
+    file = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(file)
+    return False
 
 
 def _this_machine() -> str:
