@@ -11,3 +11,5 @@ USAGE: Final = 2
 STORAGE: Final = 74
 # "Temporary failure": what was done is right, start the same command again.
 RESTART: Final = 75
+# As if the signal SIGPIPE had ended it (128 + 13): nobody reads what it prints.
+CLOSED_PIPE: Final = 141

@@ -35,13 +35,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+from ul2.exit_codes import USAGE
+
 HEARTBEAT_SECONDS: Final = 2.0
 # Longer than file systems trust what they remember of a file (NFS, gcsfuse: 60).
 STALE_SECONDS: Final = 90.0
 # A process that is killed frees its memory before its locks.
 DYING_SECONDS: Final = 20.0
-# Of a process whose lock is another's; launchers do not start it again.
-EXIT_LOST: Final = 2
 _LOOK_SECONDS: Final = 0.1
 _READS: Final = 5
 _SINCE: Final = "%Y-%m-%d %H:%M:%S UTC"
@@ -262,10 +262,10 @@ class Lock:
                 if holder is not None and holder.token != self._mine.token:
                     _say(
                         f"error: {self._what} was taken over by {holder}, for this "
-                        f"process had stood still: it ends (exit code {EXIT_LOST}), "
+                        f"process had stood still: it ends (exit code {USAGE}), "
                         "so that one alone writes."
                     )
-                    self._end(EXIT_LOST)
+                    self._end(USAGE)
                     return
                 self._mine = dataclasses.replace(self._mine, beats=self._mine.beats + 1)
                 self._write()

@@ -12,8 +12,8 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from training_toys import make_settings, read_state
 
 from ul2.cli.command import explain
+from ul2.exit_codes import STORAGE
 from ul2.run_files import EVENTS
-from ul2.sharding.processes import EXIT_STORAGE
 from ul2.training import run_checkpoints, saving
 from ul2.training.events import Events
 from ul2.training.failures import StorageError
@@ -104,7 +104,7 @@ def test_run_ends_when_nothing_can_be_saved_and_keeps_what_it_had(
     assert "No space left on device" in text and "SAVE_RETRY_SECONDS=0" in text
     assert "the last good one is 2" in text and "\n" not in text
     assert names_in(tmp_path) == ["2"]
-    assert explain(error.value) == (f"error: {text}", EXIT_STORAGE)
+    assert explain(error.value) == (f"error: {text}", STORAGE)
 
 
 def test_tries_come_further_and_further_apart_until_the_limit(

@@ -1,9 +1,7 @@
 """`ul2 COMMAND`: flags to calls of `launch`, and errors to exit codes.
 
 Nothing heavy is imported before the flags are parsed, so `--help` answers at once.
-Exit codes: 0 done, 2 the input is wrong (one line says how), 75 stopped before the end
-through no fault of its own (a signal, a lost process, a stall: the same command goes on
-from the last checkpoint), 74 nothing could be saved for too long, 1 anything else.
+Exit codes are those of `ul2.exit_codes`, whatever the command.
 """
 
 import argparse
@@ -30,7 +28,7 @@ from ul2.cli import (
 from ul2.cli import eval as evaluate
 from ul2.cli.command import explain, say
 from ul2.cli.flags import Parser, take_gin_flags
-from ul2.sharding.processes import EXIT_RESTART
+from ul2.exit_codes import CLOSED_PIPE, DONE, RESTART, USAGE
 
 _PACKAGE: Final = Path(__file__).resolve().parents[1]
 # In the order in which a person meets them.
@@ -57,7 +55,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None:
         # This process is the command's alone, not a test's or a notebook's.
         signals.listen()
-        code = _main(sys.argv[1:])
+        try:
+            code = _main(sys.argv[1:])
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # `ul2 runs | head` has seen enough. Python would say so once more at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = CLOSED_PIPE
         signals.ignore()
         return code
     return _main(arguments)
@@ -69,7 +73,7 @@ def _main(arguments: Sequence[str]) -> int:
     run: Callable[[argparse.Namespace], dict[str, Any]] = options.run
     if gin_flags and not hasattr(options, "gin_file"):
         say(f"error: this command reads no --gin.{gin_flags[0][0]}.")
-        return 2
+        return USAGE
     options.bindings = gin_flags
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     _quiet_libraries()
@@ -88,8 +92,8 @@ def _main(arguments: Sequence[str]) -> int:
         sys.stdout.write(json.dumps(report, allow_nan=False) + "\n")
     if report.get("preempted"):
         say("stopped before the end; the same command goes on from here.")
-        return EXIT_RESTART
-    return 2 if report.get("errors") else 0
+        return RESTART
+    return USAGE if report.get("errors") else DONE
 
 
 def _quiet_libraries() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ul2 import is_ours
-from ul2.sharding.processes import EXIT_STORAGE
+from ul2.exit_codes import FAILURE, STORAGE, USAGE
 
 _MAX_LINE: Final = 2000
 
@@ -91,17 +91,17 @@ def explain(error: BaseException) -> tuple[str, int] | None:
     None for an error that nobody foresaw: it keeps its traceback.
     """
     if isinstance(error, KeyboardInterrupt):
-        return "stopped.", 1
+        return "stopped.", FAILURE
     if isinstance(error, FloatingPointError):
-        return f"error: {error}", 1
+        return f"error: {error}", FAILURE
     if isinstance(error, ValueError) and is_ours(error):
-        return f"error: {one_line(str(error))}", 2
+        return f"error: {one_line(str(error))}", USAGE
     from ul2.training import failures
 
     if isinstance(error, failures.StorageError):
-        return f"error: {error}", EXIT_STORAGE
+        return f"error: {error}", STORAGE
     report = failures.explain(error)
-    return None if report is None else (f"error: {report}", 1)
+    return None if report is None else (f"error: {report}", FAILURE)
 
 
 def one_line(text: str) -> str:

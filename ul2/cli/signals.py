@@ -16,10 +16,10 @@ import threading
 from types import FrameType
 from typing import Final
 
-from ul2.sharding.processes import EXIT_RESTART
+from ul2.exit_codes import RESTART
 
 _LINE: Final = (
-    f"stopped by SIGTERM; start the same command again (exit code {EXIT_RESTART}).\n"
+    f"stopped by SIGTERM; start the same command again (exit code {RESTART}).\n"
 )
 
 
@@ -48,7 +48,7 @@ def ignore() -> None:
 
 def _end(number: int, frame: FrameType | None) -> None:
     os.write(2, _LINE.encode())
-    os._exit(EXIT_RESTART)
+    os._exit(RESTART)
 
 
 def _watch(readable: int) -> None:

@@ -27,7 +27,7 @@ from types import FrameType
 from typing import Any, Final
 
 from ul2.cli.command import say
-from ul2.sharding.processes import EXIT_RESTART
+from ul2.exit_codes import RESTART
 
 _PASSED_ON: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 _NOTES_BYTES: Final = 1 << 20
@@ -170,7 +170,7 @@ def _end(code: int, notes: Notes, errors: _Errors) -> int:
             signal.SIGABRT: "; the lines above say why",
         }.get(signal.Signals(-code), "")
     say(f"error: {name(fields)} {lost}; {what_to_do(fields.get('model_dir'))}.")
-    return EXIT_RESTART
+    return RESTART
 
 
 def _lost(death: str, fields: dict[str, Any]) -> str | None:
@@ -208,4 +208,4 @@ def what_to_do(model_dir: str | None) -> str:
     folder = Path(model_dir or "", "checkpoints")
     steps = [int(path.name) for path in folder.glob("*") if path.name.isdecimal()]
     from_where = f"from step {max(steps)}" if model_dir and steps else "from its start"
-    return f"start the job again, it goes on {from_where} (exit code {EXIT_RESTART})"
+    return f"start the job again, it goes on {from_where} (exit code {RESTART})"

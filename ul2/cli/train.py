@@ -21,8 +21,8 @@ from ul2.cli.command import (
     make_console,
     say,
 )
+from ul2.exit_codes import FAILURE, RESTART
 from ul2.sharding import processes
-from ul2.sharding.processes import EXIT_RESTART
 from ul2.training import failures
 
 # How long a process that ends by an error waits for others that end by the same, and
@@ -100,8 +100,11 @@ def _leave(error: BaseException, notes: dict[str, Any]) -> NoReturn:
     explained = explain(error)
     if lost is not None:
         after = supervisor.what_to_do(notes.get("model_dir"))
-        explained = f"error: lost another process: {lost}; {after}.", EXIT_RESTART
-    line, code = explained or ("".join(traceback.format_exception(error)).rstrip(), 1)
+        explained = f"error: lost another process: {lost}; {after}.", RESTART
+    line, code = explained or (
+        "".join(traceback.format_exception(error)).rstrip(),
+        FAILURE,
+    )
     say(f"{supervisor.name(notes)}: {line}")
     # An error that all make, as of a wrong flag, is to be said by all. Process 0 goes
     # last: without it jax ends the others before they can say anything.

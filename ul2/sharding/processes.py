@@ -37,11 +37,6 @@ from typing import Any, Final
 
 Environment = Mapping[str, str]
 
-# Of sysexits.h, "temporary failure": what was done is right, start it again.
-EXIT_RESTART: Final = 75
-# "Error while doing I/O": nothing could be saved; make room first.
-EXIT_STORAGE: Final = 74
-
 _COORDINATOR: Final = ("UL2_COORDINATOR", "JAX_COORDINATOR_ADDRESS")
 _COUNT: Final = ("UL2_NUM_PROCESSES", "JAX_NUM_PROCESSES")
 _INDEX: Final = ("UL2_PROCESS_ID", "JAX_PROCESS_ID")

@@ -33,7 +33,8 @@ from typing import Any, Final
 
 import jax
 
-from ul2.sharding.processes import EXIT_RESTART, exchange
+from ul2.exit_codes import RESTART
+from ul2.sharding.processes import exchange
 from ul2.training.metrics import Clock
 
 START, DATA, STEP, COLLECTIVE = "start", "data", "step", "collective"
@@ -49,7 +50,7 @@ def _say(text: str) -> None:
 
 def _end() -> None:
     """Ends the process; nothing that stands still is waited for."""
-    os._exit(EXIT_RESTART)
+    os._exit(RESTART)
 
 
 def _exchange(line: str) -> Mapping[str, str | None]:
@@ -128,7 +129,7 @@ class Watchdog:
             self._say(
                 f"error: {_who()}: {phase} has stood still for {still:.0f} seconds "
                 f"at step {self.step}{self._others(phase)}; the process ends (exit "
-                f"code {EXIT_RESTART}): start the job again, it goes on from the last "
+                f"code {RESTART}): start the job again, it goes on from the last "
                 "checkpoint.\n"
             )
             self._end()
