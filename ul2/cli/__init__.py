@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from ul2.cli import (
     check,
+    completion,
     config,
     convert,
     infer,
@@ -27,7 +28,7 @@ from ul2.cli import (
 )
 from ul2.cli import eval as evaluate
 from ul2.cli.command import explain, say
-from ul2.cli.flags import Parser, take_gin_flags
+from ul2.cli.flags import Parser, Version, take_gin_flags
 from ul2.exit_codes import CLOSED_PIPE, DONE, RESTART, USAGE
 
 _PACKAGE: Final = Path(__file__).resolve().parents[1]
@@ -43,6 +44,7 @@ _COMMANDS: Final = (
     infer,
     evaluate,
     convert,
+    completion,
 )
 
 
@@ -56,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # This process is the command's alone, not a test's or a notebook's.
         signals.listen()
         try:
-            code = _main(sys.argv[1:])
+            code = _main(sys.argv[1:], is_alone=True)
             sys.stdout.flush()
         except BrokenPipeError:
             # `ul2 runs | head` has seen enough. Python would say so once more at exit.
@@ -67,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return _main(arguments)
 
 
-def _main(arguments: Sequence[str]) -> int:
+def _main(arguments: Sequence[str], *, is_alone: bool = False) -> int:
     gin_flags, rest = take_gin_flags(arguments)
     options = _parser().parse_args(rest)
     run: Callable[[argparse.Namespace], dict[str, Any]] = options.run
@@ -77,6 +79,8 @@ def _main(arguments: Sequence[str]) -> int:
     options.bindings = gin_flags
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     _quiet_libraries()
+    if is_alone:
+        _log_plainly()
     if options.run is not train.run:  # It may fork first.
         signals.listen_while_compiling()
     try:
@@ -94,6 +98,23 @@ def _main(arguments: Sequence[str]) -> int:
         say("stopped before the end; the same command goes on from here.")
         return RESTART
     return USAGE if report.get("errors") else DONE
+
+
+class _Said(logging.Handler):
+    """Says what is logged as a command says the rest, above a live line."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Says a record."""
+        say(self.format(record))
+
+
+def _log_plainly() -> None:
+    """Lets what is logged be said without the names of libraries."""
+    import absl.logging
+
+    logger = absl.logging.get_absl_logger()
+    logger.addHandler(_Said())
+    logger.propagate = False
 
 
 def _quiet_libraries() -> None:
@@ -117,6 +138,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="--gin.NAME=VALUE sets a macro of the gin files; no quoting is needed.",
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action=Version)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for command in _COMMANDS:
         command.add(commands)

@@ -5,8 +5,9 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self
 
-import rich.console
-import rich.progress
+from rich.console import Console
+
+from ul2.terminal import LiveLine
 
 _SECONDS_BETWEEN_LINES: Final = 10.0
 
@@ -19,7 +20,7 @@ class Progress:
         num_rows: int,
         *,
         show: bool,
-        console: rich.console.Console | None = None,
+        console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prepares the report.
@@ -31,25 +32,14 @@ class Progress:
             clock: returns seconds.
         """
         self._num_rows = num_rows
-        self._console = console or rich.console.Console(stderr=True)
         self._clock = clock
         self._done = self._done_before = 0
-        self._prints = show and not self._console.is_terminal
-        self._bar = rich.progress.Progress(
-            rich.progress.TextColumn("infer"),
-            rich.progress.BarColumn(),
-            rich.progress.MofNCompleteColumn(),
-            rich.progress.TextColumn("{task.fields[rate]}"),
-            rich.progress.TimeRemainingColumn(),
-            console=self._console,
-            transient=True,
-            disable=not (show and self._console.is_terminal),
-        )
-        self._task = self._bar.add_task("", total=num_rows, rate="")
+        self._line = LiveLine("infer", num_rows, console=console, show=show)
+        self._prints = show and not self._line.is_live
 
     def __enter__(self) -> Self:
         self._started = self._reported = self._clock()
-        self._bar.start()
+        self._line.start()
         return self
 
     def __exit__(
@@ -58,12 +48,12 @@ class Progress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._bar.stop()
+        self._line.stop()
 
     def start_at(self, done: int) -> None:
         """Notes rows that were answered before."""
         self._done = self._done_before = done
-        self._bar.update(self._task, completed=done)
+        self._line.update(done, "")
 
     def add(self, rows: int) -> None:
         """Counts rows that were answered, and reports them when it is time."""
@@ -71,10 +61,10 @@ class Progress:
         now = self._clock()
         new = self._done - self._done_before
         rate = f"{new / max(now - self._started, 1e-9):.1f} rows/s"
-        self._bar.update(self._task, completed=self._done, rate=rate)
+        self._line.update(self._done, rate)
         if self._prints and now - self._reported >= _SECONDS_BETWEEN_LINES:
             self._reported = now
-            self._console.print(
+            self._line.console.print(
                 f"infer: {self._done:,} of {self._num_rows:,} rows, {rate}",
                 soft_wrap=True,
             )

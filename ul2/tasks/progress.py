@@ -5,10 +5,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Final, Self
 
-import rich.console
-import rich.progress
+from rich.console import Console
 
 from ul2.tasks.sources import Document
+from ul2.terminal import LiveLine
 
 _SECONDS_BETWEEN_LINES: Final = 10.0
 
@@ -25,7 +25,7 @@ class Progress:
         sizes: Mapping[str, int],
         *,
         show: bool,
-        console: rich.console.Console | None = None,
+        console: Console | None = None,
         label: str = "tokenize",
     ) -> None:
         """Prepares the report.
@@ -40,25 +40,16 @@ class Progress:
         self._sizes = sizes
         self._total = sum(sizes.values())
         self._show = show
-        self._console = console or rich.console.Console(stderr=True)
         self._done = self._inside = 0
         self._file = ""
         self._documents = self._tokens = self._text_bytes = 0
         self._started = self._reported = time.monotonic()
-        self._bar = rich.progress.Progress(
-            rich.progress.TextColumn(label),
-            rich.progress.BarColumn(),
-            rich.progress.TaskProgressColumn(),
-            rich.progress.TextColumn("{task.fields[counts]}"),
-            rich.progress.TimeRemainingColumn(),
-            console=self._console,
-            transient=True,
-            disable=not (show and self._console.is_terminal),
+        self._line = LiveLine(
+            label, self._total or None, console=console, show=show, counts=False
         )
-        self._task = self._bar.add_task("", total=self._total or None, counts="")
 
     def __enter__(self) -> Self:
-        self._bar.start()
+        self._line.start()
         return self
 
     def __exit__(
@@ -67,7 +58,7 @@ class Progress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._bar.stop()
+        self._line.stop()
         if self._show and kind is None:
             self._print()
 
@@ -88,16 +79,18 @@ class Progress:
         self._tokens += tokens
         self._text_bytes += text_bytes
         read = self._done + min(self._inside, self._sizes.get(self._file, 0))
-        self._bar.update(self._task, completed=read, counts=self._counts())
+        self._line.update(read, self._counts())
         now = time.monotonic()
         due = now - self._reported >= _SECONDS_BETWEEN_LINES
-        if self._show and due and not self._console.is_terminal:
+        if self._show and due and not self._line.is_live:
             self._reported = now
             self._print(f" ({read / self._total:.0%})" if self._total else "")
 
     def _print(self, suffix: str = "") -> None:
         """Prints one plain line."""
-        self._console.print(f"{self._label}: {self._counts()}{suffix}", soft_wrap=True)
+        self._line.console.print(
+            f"{self._label}: {self._counts()}{suffix}", soft_wrap=True
+        )
 
     def _counts(self) -> str:
         """Returns the counts as text."""

@@ -20,13 +20,12 @@ from typing import Any, Protocol, TextIO
 import jax
 from absl import logging
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.progress import TimeRemainingColumn as Remaining
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from ul2.run_files import read_measurements
+from ul2.terminal import LiveLine
 
 Measurement = Mapping[str, Any]
 
@@ -228,7 +227,7 @@ def flatten(measurement: Measurement, prefix: str = "") -> Iterator[tuple[str, f
 
 
 class ProgressLine:
-    """A live bar on a terminal, a plain line per measurement elsewhere."""
+    """A live line on a terminal, a plain line per measurement elsewhere."""
 
     def __init__(
         self,
@@ -239,35 +238,29 @@ class ProgressLine:
         label: str = "",
     ) -> None:
         self._label = f"{label}: " if label else ""
-        self._console = Console(file=stream, stderr=stream is None, highlight=False)
         self._total_steps = total_steps
-        self._progress = Progress(
-            TextColumn(label or "train"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[summary]}"),
-            Remaining(),
-            console=self._console,
-            disable=not self._console.is_terminal,
+        self._line = LiveLine(
+            label or "train",
+            total_steps,
+            done=restored_step,
+            console=Console(file=stream, stderr=stream is None, highlight=False),
+            transient=False,
         )
-        self._task = self._progress.add_task(
-            "train", total=total_steps, completed=restored_step, summary=""
-        )
-        self._progress.start()
+        self._line.start()
+        self._line.update(restored_step, "compiling the first update")
 
     def write(self, measurement: Measurement) -> None:
         """Shows the newest numbers."""
         summary = summarize(measurement)
         step = measurement["step"]
-        if self._console.is_terminal:
-            self._progress.update(self._task, completed=step, summary=summary)
-        else:
+        self._line.update(step, summary)
+        if not self._line.is_live:
             text = f"{self._label}step {step}/{self._total_steps}  {summary}"
-            self._console.print(text, soft_wrap=True, markup=False)
+            self._line.console.print(text, soft_wrap=True, markup=False)
 
     def close(self) -> None:
         """Gives the terminal back."""
-        self._progress.stop()
+        self._line.stop()
 
 
 def summarize(measurement: Measurement) -> str:
