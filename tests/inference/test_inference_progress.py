@@ -25,6 +25,16 @@ def test_log_gets_a_line_now_and_then():
     ]
 
 
+def test_rows_are_counted_where_nobody_knows_how_many():
+    shown = io.StringIO()
+    seconds = iter([0.0, 10.0])
+    console = rich.console.Console(file=shown, width=200)
+    clock = seconds.__next__
+    with Progress(None, show=True, label="xsum", console=console, clock=clock) as line:
+        line.add(5)
+    assert shown.getvalue() == "xsum: 5 rows, 0.5 rows/s\n"
+
+
 def test_terminal_gets_a_bar_and_no_lines():
     shown = report(is_terminal=True)
     assert "9/9" in shown

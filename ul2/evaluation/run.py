@@ -13,10 +13,12 @@ from ul2.evaluation import results as files
 from ul2.evaluation.candidates import Candidate, fingerprint
 from ul2.evaluation.held_out import HeldOutText
 from ul2.evaluation.prediction import Model
+from ul2.evaluation.progress import WatchedModel
 from ul2.evaluation.results import Result, Results
 from ul2.evaluation.settings import EvaluationSettings
 from ul2.evaluation.task_evaluation import TaskResult
 from ul2.inference.modes import misfit
+from ul2.inference.progress import Progress
 from ul2.tasks.text_task import TextTask
 from ul2.training.checkpoints import checkpoints_dir
 
@@ -175,7 +177,8 @@ def _task_job(
     task: TextTask, mode: str | None, evaluate_task: EvaluateTask
 ) -> Callable[..., Any]:
     def evaluate(model: Model) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        result = evaluate_task(model, task, mode)
+        with Progress(None, show=True, label=task.name) as progress:
+            result = evaluate_task(WatchedModel(model, progress), task, mode)
         fields = ("method", "road", "metric", "scores", "counts")
         return {name: getattr(result, name) for name in fields}, result.rows
 

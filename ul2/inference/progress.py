@@ -17,24 +17,27 @@ class Progress:
 
     def __init__(
         self,
-        num_rows: int,
+        num_rows: int | None,
         *,
         show: bool,
+        label: str = "infer",
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prepares the report.
 
         Args:
-            num_rows: rows in all.
+            num_rows: rows in all; None if nobody knows.
             show: whether to report at all.
+            label: what is being done.
             console: where to; stderr if None.
             clock: returns seconds.
         """
-        self._num_rows = num_rows
+        self._label = label
+        self._of = "" if num_rows is None else f" of {num_rows:,}"
         self._clock = clock
         self._done = self._done_before = 0
-        self._line = LiveLine("infer", num_rows, console=console, show=show)
+        self._line = LiveLine(label, num_rows, console=console, show=show)
         self._prints = show and not self._line.is_live
 
     def __enter__(self) -> Self:
@@ -61,10 +64,12 @@ class Progress:
         now = self._clock()
         new = self._done - self._done_before
         rate = f"{new / max(now - self._started, 1e-9):.1f} rows/s"
-        self._line.update(self._done, rate)
+        self._line.update(
+            self._done, rate if self._of else f"{self._done:,} rows, {rate}"
+        )
         if self._prints and now - self._reported >= _SECONDS_BETWEEN_LINES:
             self._reported = now
             self._line.console.print(
-                f"infer: {self._done:,} of {self._num_rows:,} rows, {rate}",
+                f"{self._label}: {self._done:,}{self._of} rows, {rate}",
                 soft_wrap=True,
             )
