@@ -59,12 +59,16 @@ class Parser(argparse.ArgumentParser):
         """Ends the process with one line, and exit code 2."""
         if found := _CHOICE.search(message):
             known = re.findall(r"[^\s',]+", found["all"])
-            message = (
-                f"{message[: found.start()]}{found['given']!r} is not one of "
-                f"{', '.join(known)}{did_you_mean(found['given'], known)}"
-            )
+            message = self._no_choice(message[: found.start()], found["given"], known)
         say(f"error: {message} (see {self.prog} --help).")
         raise SystemExit(USAGE)
+
+    def _no_choice(self, where: str, given: str, known: Sequence[str]) -> str:
+        """Says that something is none of what there is."""
+        near = did_you_mean(given, known)
+        if near and self._subparsers is not None:
+            return f"{self.prog} has no command {given!r}{near}"
+        return f"{where}{given!r} is not one of {', '.join(known)}{near}"
 
     def _unknown(self, flag: str) -> str:
         """Says that there is no such flag, and what to write instead.
