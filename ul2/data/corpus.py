@@ -18,6 +18,7 @@ from ul2.data.token_store import TokenStore
 from ul2.denoising import preflight
 from ul2.denoising.denoisers import Examples
 from ul2.denoising.mixture import Mixture
+from ul2.denoising.preflight import Distribution
 from ul2.vocab import Vocab
 
 # Enough examples that a denoiser used once in a hundred is measured too.
@@ -124,20 +125,8 @@ class Corpus:
         """
         source = self.source("train")
         stream, packing = source.stream, source.packing
-        period = len(stream.compositions)
-        periods = max(1, math.ceil(_LEAST_EXAMPLES / (period * stream.batch_size)))
-        most = max(1, _MOST_EXAMPLES // stream.batch_size)
-        batches = range(min(period * periods, most))
-        gathered: list[list[Examples]] = [[] for _ in stream.mixture.denoisers]
-        for batch in batches:
-            for kept, made in zip(gathered, stream.examples(batch), strict=True):
-                kept.append(made)
-        measured = preflight.measure(
-            stream.mixture,
-            stream.fits,
-            [_concatenate(made) for made in gathered],
-            stream.vocab,
-        )
+        batches, made = _gather(stream)
+        measured = preflight.measure(stream.mixture, stream.fits, made, stream.vocab)
         whole = Source(stream, packing)
         padding = float(np.mean([padding_fraction(whole[batch]) for batch in batches]))
         return {
@@ -150,6 +139,15 @@ class Corpus:
             "batches_per_epoch": stream.batches_per_epoch,
             "sentinels": len(stream.vocab.sentinel_ids),
             "warnings": self._padding_warnings(padding),
+        }
+
+    def distributions(self) -> Mapping[str, Distribution]:
+        """Returns what `measure` measures the means of, by denoiser."""
+        stream = self.stream("train")
+        _, gathered = _gather(stream)
+        return {
+            denoiser.name: preflight.distribution(denoiser, made, stream.vocab)
+            for denoiser, made in zip(self.mixture.denoisers, gathered, strict=True)
         }
 
     def verify(self) -> None:
@@ -196,6 +194,19 @@ class Corpus:
             f"{padding:.1%} of all columns are padding; BATCH_SIZE={fuller} fills the "
             f"rows of {shards} parts better than {batch_size}"
         ]
+
+
+def _gather(stream: Stream) -> tuple[range, list[Examples]]:
+    """Returns the batches that are measured, and their examples by denoiser."""
+    period = len(stream.compositions)
+    periods = max(1, math.ceil(_LEAST_EXAMPLES / (period * stream.batch_size)))
+    most = max(1, _MOST_EXAMPLES // stream.batch_size)
+    batches = range(min(period * periods, most))
+    gathered: list[list[Examples]] = [[] for _ in stream.mixture.denoisers]
+    for batch in batches:
+        for kept, made in zip(gathered, stream.examples(batch), strict=True):
+            kept.append(made)
+    return batches, [_concatenate(made) for made in gathered]
 
 
 def _concatenate(made: Sequence[Examples]) -> Examples:

@@ -1,0 +1,61 @@
+"""A headless browser for tests that look at pages; there need not be one."""
+
+import os
+import shutil
+import struct
+import subprocess
+import zlib
+
+import pytest
+
+_NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+
+
+def screenshot(page, folder, *, dark=False, width=1000, height=1400):
+    """Returns the pixels of a page as rows of bytes, and what its console said.
+
+    Skips the test where no browser is installed.
+    """
+    program = next(filter(None, map(shutil.which, _NAMES)), None)
+    if program is None:
+        pytest.skip(f"no browser is installed: none of {', '.join(_NAMES)} is on PATH")
+    file = folder / f"{page.stem}{'_dark' if dark else ''}.png"
+    done = subprocess.run(
+        [
+            program,
+            *("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"),
+            *("--enable-logging=stderr", "--virtual-time-budget=4000"),
+            f"--blink-settings=preferredColorScheme={0 if dark else 1}",
+            f"--user-data-dir={folder / 'profile'}",
+            f"--window-size={width},{height}",
+            f"--screenshot={file}",
+            page.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "HOME": str(folder)},
+    )
+    said = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    return _pixels(file.read_bytes()), said
+
+
+def _pixels(png):
+    """Reads what Chromium writes: eight bits, RGB or RGBA, not interlaced."""
+    chunks, at = [], 8
+    while at < len(png):
+        (length,) = struct.unpack(">I", png[at : at + 4])
+        chunks.append((png[at + 4 : at + 8], png[at + 8 : at + 8 + length]))
+        at += length + 12
+    width, _, depth, kind = struct.unpack(">IIBB", dict(chunks)[b"IHDR"][:10])
+    assert depth == 8
+    size = {2: 3, 6: 4}[kind]
+    raw = zlib.decompress(b"".join(data for name, data in chunks if name == b"IDAT"))
+    stride = width * size + 1
+    # Filtered lines tell as well as plain ones whether anything was drawn.
+    return [raw[i + 1 : i + stride] for i in range(0, len(raw), stride)]
+
+
+def is_blank(pixels):
+    """Returns whether nearly all lines are of one colour."""
+    return sum(len(set(line)) > 6 for line in pixels) < len(pixels) // 20
