@@ -1,10 +1,12 @@
 """A headless browser for tests that look at pages; there need not be one."""
 
 import os
+import re
 import shutil
 import struct
 import subprocess
 import zlib
+from html.parser import HTMLParser
 
 import pytest
 
@@ -54,6 +56,36 @@ def _pixels(png):
     stride = width * size + 1
     # Filtered lines tell as well as plain ones whether anything was drawn.
     return [raw[i + 1 : i + stride] for i in range(0, len(raw), stride)]
+
+
+class _Addresses(HTMLParser):
+    """Notes whatever a browser would fetch, and which elements there are."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.found, self.elements = [], set()
+        self.feed(page)
+
+    def handle_starttag(self, name, attributes):
+        self.elements.add(name)
+        for key, value in attributes:
+            own = (value or "").startswith(("#", "data:"))
+            if key in ("src", "href", "srcset", "action", "data", "poster") and not own:
+                self.found.append(value)
+            if key.startswith("on"):
+                self.found.append(f"{key}={value}")
+
+    def handle_data(self, data):
+        if self.cdata_elem in ("style", "script"):
+            calls = r"url\(|@import|fetch\(|XMLHttpRequest|import\(|WebSocket"
+            self.found += re.findall(calls, data)
+
+
+def fetched_by(page):
+    """Returns what a page would ask a network for, or run on its own."""
+    addresses = _Addresses(page)
+    strange = {"iframe", "object", "embed", "base", "form", "audio", "video"}
+    return addresses.found + sorted(addresses.elements & strange)
 
 
 def is_blank(pixels):

@@ -11,7 +11,8 @@ from wiring_toys import flags, make_store
 from ul2 import cli, launch
 from ul2.interop.conversion import convert
 from ul2.interop.opening import open_checkpoint
-from ul2.training import checkpoints, run_directory
+from ul2.run_files import CONFIG
+from ul2.training import checkpoints
 
 FACTORS = {"WARMUP_STEPS": 2, "LEARNING_RATE": 0.1}
 
@@ -222,7 +223,7 @@ def test_what_is_read_once_may_change_and_what_makes_the_run_may_not(store, seq2
 
 
 def test_run_from_before_these_knobs_goes_on(store, seq2seq):
-    file = seq2seq / run_directory.CONFIG
+    file = seq2seq / CONFIG
     now = file.read_text()
     before = re.sub(
         r"(?m)^.*(initial_optimizer|factor_stacked|INITIAL_OPT|FACTOR_ST).*\n", "", now

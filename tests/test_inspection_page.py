@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from browser import is_blank, screenshot
+from browser import fetched_by, is_blank, screenshot
 from wiring_toys import flags, make_store
 
 from ul2 import cli, inspection, inspection_page, launch
@@ -132,6 +132,7 @@ def test_hostile_text_of_a_corpus_stays_text(store):
     content = made.make(0, "train", batch, [example], 16)
     assert "alert(1)" in content
     assert "<script>alert" not in content
+    assert fetched_by(content) == []
 
 
 def test_page_looks_like_something_in_a_browser(page, tmp_path):

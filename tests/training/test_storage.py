@@ -12,9 +12,10 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from training_toys import make_settings, read_state
 
 from ul2.cli.command import explain
+from ul2.run_files import EVENTS
 from ul2.sharding.processes import EXIT_STORAGE
 from ul2.training import run_checkpoints, saving
-from ul2.training.events import EVENTS, Events
+from ul2.training.events import Events
 from ul2.training.failures import StorageError
 from ul2.training.saving import Attempt, one_line
 from ul2.training.writers import JsonLines, TensorBoard

@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 from training_toys import NAMES, ToyBatches, ToyModel, make_run, make_settings
 
+from ul2.run_files import EVENTS, METRICS
 from ul2.sharding.mesh import make_mesh
 from ul2.sharding.placement import place
 from ul2.sharding.rules import replicated
 from ul2.training import guard
 from ul2.training.checkpoints import Contract, load_model, read_contract
-from ul2.training.events import EVENTS, PASSED
+from ul2.training.events import PASSED
 from ul2.training.guard import Guard, GuardSettings
 from ul2.training.loop import step_settings, train
 from ul2.training.run import Programs
 from ul2.training.run_checkpoints import Checkpoints
 from ul2.training.state import init_state
-from ul2.training.writers import METRICS
 
 
 def policy(name, on_spike=None):

@@ -115,8 +115,7 @@ def _leave(error: BaseException, notes: dict[str, Any]) -> NoReturn:
 
 def _last_evaluation(model_dir: str) -> dict[str, Any]:
     """Returns what a finished run was last scored; training it again adds nothing."""
-    from ul2.training.best import EVALUATIONS
-    from ul2.training.writers import read_measurements
+    from ul2.run_files import EVALUATIONS, read_measurements
 
     lines = [line for _, _, line in read_measurements(Path(model_dir) / EVALUATIONS)]
     return lines[-1] if lines else {}

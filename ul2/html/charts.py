@@ -21,9 +21,10 @@ HEIGHT: Final = 230
 MOST_BUCKETS: Final = 300
 _TOP, _BOTTOM, _LEFT, _CHARACTER = 10, 30, 46, 6.3
 _LINE_HEIGHT: Final = 13.0
-_LONGEST_LABEL: Final = 15
+_LONGEST_LABEL: Final = 17
 # From this ratio on, values of one chart are compared by ratios.
 _LOG_FROM: Final = 15.0
+_MOST_LONG_MARKS: Final = 20
 Format = Callable[[float], str]
 
 
@@ -34,7 +35,7 @@ class Line(NamedTuple):
         label: what it shows.
         colour: number of a colour.
         buckets: its values.
-        style: `solid`, `dashed`, `dotted`, or `thin`.
+        style: `solid`, `dashed` or `dotted`.
         labelled: whether its name stands at its end.
         points: whether each value has a dot.
     """
@@ -64,7 +65,6 @@ def line_chart(
     form: Format = number,
     x_label: str = "update",
     from_zero: bool = False,
-    may_be_log: bool = True,
 ) -> Html:
     """Returns a chart of lines over steps.
 
@@ -75,14 +75,14 @@ def line_chart(
         marks: steps at which something happened.
         form: how a value is written.
         x_label: what x counts.
-        from_zero: whether the axis of values starts at 0.
-        may_be_log: whether it may be logarithmic, where values differ by much.
+        from_zero: whether the axis of values starts at 0; where it need not, and values
+            differ by much, it is logarithmic.
     """
     xs = [x for line in lines for b in line.buckets for x in (b.first, b.last)]
     ys = [y for line in lines for b in line.buckets for y in (b.low, b.high)]
     finite = [y for y in ys if math.isfinite(y)]
     is_log = (
-        may_be_log
+        not from_zero
         and bool(finite)
         and min(finite) > 0
         and max(finite) / min(finite) > _LOG_FROM
@@ -91,23 +91,21 @@ def line_chart(
     longest = max((len(_short(label)) for label in labels), default=0)
     right = WIDTH - (_CHARACTER * longest + 14 if longest else 8)
     low, high = (min(xs), max(xs)) if xs else (0.0, 1.0)
-    if low == high:
-        low, high = low - 1, high + 1
-    x = Scale(low, high, _LEFT, right)
-    y = scale_of(
-        ys, HEIGHT - _BOTTOM, _TOP, is_log=is_log, from_zero=from_zero and not is_log
-    )
+    # Charts beside each other are read as one, where their lines begin near the start.
+    low = 0.0 if low <= high / 2 else low
+    x = Scale(low, high if high > low else low + 1, _LEFT, right)
+    y = scale_of(ys, HEIGHT - _BOTTOM, _TOP, is_log=is_log, from_zero=from_zero)
     drawing = [
         *_axes(x, y, form, x_label),
-        *(_mark(mark, x) for mark in _apart(marks, x)),
+        *_marks(_apart(marks, x), x),
         *(_drawn(line, x, y) for line in lines),
         *(_end_labels(lines, x, y) if labels else ()),
         tag("line", class_="cursor", x1=0, x2=0, y1=_TOP, y2=HEIGHT - _BOTTOM),
     ]
-    scale = ", logarithmic axis" if is_log else ""
+    told = ", ".join(one for one in (unit, "logarithmic axis" * is_log) if one)
     return tag(
         "figure",
-        tag("figcaption", title, " ", tag("span", unit + scale, class_="unit")),
+        tag("figcaption", title, " ", tag("span", told, class_="unit")),
         _svg(title, drawing),
         tag(
             "script",
@@ -182,6 +180,44 @@ def histogram(
     )
 
 
+def timeline(rows: Sequence[tuple[str, bool, Sequence[float]]], last: float) -> Html:
+    """Returns lines of ticks: what happened, and at which update.
+
+    Args:
+        rows: name, whether it is bad, and the steps of each kind.
+        last: step at the end of the axis.
+    """
+    wide, high = 2 * WIDTH, 18
+    foot = _TOP + high * len(rows)
+    left = 12 + _CHARACTER * max((len(name) for name, *_ in rows), default=0)
+    x = Scale(0, last, left, wide - 20)
+    drawn = []
+    for row, (name, is_bad, steps) in enumerate(rows):
+        middle = _TOP + high * (row + 0.5)
+        places = sorted({round(x(min(max(step, 0), last)), 1) for step in steps})
+        ticks = "".join(f"M{place:.1f} {middle - 6:.1f}v12" for place in places)
+        drawn += [
+            tag(
+                "text",
+                name,
+                class_="label",
+                x=left - 10,
+                y=middle + 4,
+                text_anchor="end",
+            ),
+            tag("line", class_="grid", x1=x.start, x2=x.end, y1=middle, y2=middle),
+            tag("path", class_="tick bad" if is_bad else "tick", d=ticks),
+        ]
+    values = [v for v in x.ticks(8) if v == int(v)]
+    for value, text in zip(values, tick_labels(values, number), strict=True):
+        drawn.append(tag("text", text, x=x(value), y=foot + 16.0, text_anchor="middle"))
+    drawn.append(tag("text", "update", x=x.end, y=foot + 30.0, text_anchor="end"))
+    drawing = tag(
+        "svg", drawn, viewBox=f"0 0 {wide} {foot + 34}", role="img", aria_label="events"
+    )
+    return tag("figure", drawing, class_="timeline")
+
+
 def _share(value: float) -> str:
     return f"{value * 100:.3g} %"
 
@@ -207,7 +243,7 @@ def _axes(
     """Returns grid, ticks and their labels."""
     foot = height - _BOTTOM
     drawn = []
-    values = y.ticks(4 if height == HEIGHT else 3)
+    values = y.ticks(5 if height == HEIGHT else 3)
     for value, text in zip(values, tick_labels(values, y_form or form), strict=True):
         drawn += [
             tag("line", class_="grid", x1=x.start, x2=x.end, y1=y(value), y2=y(value)),
@@ -215,7 +251,7 @@ def _axes(
         ]
     drawn.append(tag("line", class_="axis", x1=x.start, x2=x.end, y1=foot, y2=foot))
     counted = number if x_label else form
-    values = [v for v in x.ticks(4) if not x_label or v == int(v)]
+    values = [v for v in x.ticks() if not x_label or v == int(v)]
     for value, text in zip(values, tick_labels(values, counted), strict=True):
         place = x(value)
         drawn += [
@@ -236,17 +272,21 @@ def _apart(marks: Iterable[Mark], x: Scale) -> list[Mark]:
     return list(places.values())
 
 
-def _mark(mark: Mark, x: Scale) -> Html:
-    place = x(mark.x)
-    return tag(
-        "line",
-        tag("title", f"{mark.label} at {mark.x:,.0f}"),
-        class_="mark bad" if mark.is_bad else "mark",
-        x1=place,
-        x2=place,
-        y1=_TOP,
-        y2=HEIGHT - _BOTTOM,
-    )
+def _marks(marks: Sequence[Mark], x: Scale) -> list[Html]:
+    """Returns vertical lines; where there are many, short ones."""
+    foot = HEIGHT - _BOTTOM if len(marks) <= _MOST_LONG_MARKS else _TOP + 8
+    return [
+        tag(
+            "line",
+            tag("title", f"{mark.label} at {mark.x:,.0f}"),
+            class_="mark bad" if mark.is_bad else "mark",
+            x1=x(mark.x),
+            x2=x(mark.x),
+            y1=_TOP,
+            y2=foot,
+        )
+        for mark in marks
+    ]
 
 
 def _drawn(line: Line, x: Scale, y: Scale) -> Html:
@@ -298,8 +338,7 @@ def _end_labels(lines: Sequence[Line], x: Scale, y: Scale) -> list[Html]:
             tag(
                 "path",
                 d=f"M{end + 2:.1f} {own:.1f}L{x.end + 8:.1f} {place:.1f}",
-                class_="line thin",
-                stroke=_colour(line.colour),
+                class_="leader",
             ),
             tag(
                 "text",

@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-_NUM_TICKS = 5
+_NUM_TICKS: Final = 5
+# Of large numbers on an axis; what is smaller is written out.
+_UNITS: Final = ((1e9, "G"), (1e6, "M"), (1e4, "k"))
 
 
 class Scale(NamedTuple):
@@ -114,14 +116,28 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def tick_labels(values: Sequence[float], form: Callable[[float], str]) -> list[str]:
-    """Returns labels of one axis; large numbers all in the same unit."""
-    largest = max(map(abs, values), default=0.0)
-    if form is not number or largest < 1e4:
+    """Returns labels of one axis; as exact as they need to be, and all in one unit."""
+    if form is not number:
         return [form(value) for value in values]
-    factor, unit = next(
-        (f, u) for f, u in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if largest >= f
-    )
-    return [f"{v / factor:.6g} {unit}" if v else "0" for v in values]
+    largest = max(map(abs, values), default=0.0)
+    least, unit = next((one for one in _UNITS if largest >= one[0]), (1.0, ""))
+    factor = 1e3 if unit == "k" else least
+    for digits in range(1, 13):
+        labels = [f"{v / factor:.{digits}g}" for v in values]
+        told = [float(label) * factor for label in labels]
+        if all(
+            math.isclose(*pair, abs_tol=1e-15)
+            for pair in zip(told, values, strict=True)
+        ):
+            break
+    return [
+        f"{_plain(label)} {unit}".strip() if float(label) else "0" for label in labels
+    ]
+
+
+def _plain(label: str) -> str:
+    """Returns a number without an exponent, where that is short."""
+    return f"{float(label):g}" if "e" in label else label
 
 
 def percent(value: float) -> str:

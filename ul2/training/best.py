@@ -16,11 +16,9 @@ import jax
 from absl import logging
 
 from ul2 import json_files
+from ul2.run_files import BEST, EVALUATIONS, read_measurements
 from ul2.training.checkpoints import step_dir
-from ul2.training.writers import read_measurements
 
-BEST: Final = "best.json"
-EVALUATIONS: Final = "eval.jsonl"
 # What every evaluation measures; a scorer that decodes adds its own.
 TEACHER_FORCED: Final = ("loss", "accuracy", "sequence_accuracy")
 _LOWER_IS_BETTER: Final = ("loss",)

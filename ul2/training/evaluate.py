@@ -19,11 +19,12 @@ import jax
 import numpy as np
 
 from ul2.batch import Batch
+from ul2.run_files import EVALUATIONS, read_measurements
 from ul2.sharding.processes import said_by_first
-from ul2.training.best import EVALUATIONS, BestRecord
+from ul2.training.best import BestRecord
 from ul2.training.state import Params
 from ul2.training.step import EvalStep, EvalSums
-from ul2.training.writers import Writer, open_writers, read_measurements
+from ul2.training.writers import Writer, open_writers
 
 # Measures parameters; calls its second argument now and then, which may give up.
 Score = Callable[[Params, Callable[[], None]], dict[str, Any]]

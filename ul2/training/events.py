@@ -25,11 +25,11 @@ from jax.experimental import multihost_utils
 
 from ul2 import json_files
 from ul2.batch import Batch
+from ul2.run_files import EVENTS, read_measurements
 from ul2.training import run_directory
 from ul2.training.checkpoints import Batches
-from ul2.training.writers import JsonLines, read_measurements
+from ul2.training.writers import JsonLines
 
-EVENTS: Final = "events.jsonl"
 PASSED: Final = "passed_batches.json"
 SKIPPED, SPIKE, ROLLED_BACK, STOPPED = "skip", "spike", "rollback", "stop"
 

@@ -21,6 +21,7 @@ from typing import Any
 from absl import logging
 
 from ul2.batch import Batch
+from ul2.run_files import METRICS
 from ul2.sharding.placement import place
 from ul2.sharding.rules import replicated
 from ul2.training.checkpoints import Contract
@@ -28,6 +29,7 @@ from ul2.training.diagnosis import Diagnosis
 from ul2.training.evaluate import Evaluation, EvaluationStoppedError
 from ul2.training.events import Events, PassedBatches
 from ul2.training.guard import LOG, Guard, GuardSettings
+from ul2.training.history import History
 from ul2.training.losses import AUTO
 from ul2.training.metrics import Clock, Metrics, multiplied_params
 from ul2.training.origin import Origin
@@ -48,7 +50,7 @@ from ul2.training.step import (
 )
 from ul2.training.updates import Reporter, RollBackError, Updates, go_back
 from ul2.training.watchdog import DATA, DIAGNOSIS, EVALUATION, SAVE, Watchdog
-from ul2.training.writers import METRICS, ProgressLine, Writer, open_writers
+from ul2.training.writers import ProgressLine, Writer, open_writers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -205,6 +207,7 @@ def _train(
         bad: for what the run goes back to its last checkpoint; None for no reason.
     """
     evaluation: Evaluation | None = None
+    history = History(run.model_dir)
     checkpoints = Checkpoints(
         run.model_dir,
         keep=settings.keep_checkpoints,
@@ -218,6 +221,7 @@ def _train(
         ),
         best=lambda: evaluation.best_step if evaluation else None,
         is_foreign=foreign_to(run.config_text),
+        on_save=history.saved,
         retry_seconds=settings.save_retry_seconds,
     )
     state, prior_steps = _first_state(run, settings, programs, checkpoints)
@@ -262,6 +266,7 @@ def _train(
     # An update consumes the state that it is given: nobody else may hold it.
     del state
     with (
+        history.of_run(lambda: updates.step) as ending,
         Preemption(run.mesh) as preemption,
         contextlib.closing(checkpoints),
         contextlib.closing(evaluation),
@@ -280,6 +285,7 @@ def _train(
             metrics=metrics,
             preemption=preemption,
         ).run()
+        ending.stopped = preempted
     return TrainSummary(
         updates.step,
         metrics.last,

@@ -21,12 +21,12 @@ import jax
 from jax.experimental import multihost_utils
 
 from ul2 import json_files
-from ul2.training.best import EVALUATIONS, is_better
+from ul2.run_files import EVALUATIONS, EVENTS, METRICS, read_measurements
+from ul2.training.best import is_better
 from ul2.training.checkpoints import CHECKPOINTS
-from ul2.training.events import EVENTS, PASSED
+from ul2.training.events import PASSED
 from ul2.training.loop import TrainSettings, TrainSummary, train
 from ul2.training.run import Programs, Run
-from ul2.training.writers import METRICS, read_measurements
 
 TRIALS: Final = "trials"
 MODES: Final = "modes.json"

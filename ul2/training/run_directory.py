@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from ul2.lock import Lock
+from ul2.run_files import CONFIG, MAX_CONFIG_BYTES, statements, values
 from ul2.sharding import processes
 from ul2.training.checkpoints import (
     CHECKPOINTS,
@@ -24,10 +24,8 @@ from ul2.training.checkpoints import (
     steps_in,
 )
 
-CONFIG: Final = "config.gin"
 TOKENIZER: Final = "tokenizer.model"
 LOCK: Final = ".lock"
-_MAX_CONFIG_BYTES: Final = 2**24
 _LOOKS, _LOOK_AGAIN_SECONDS = 10, 0.5
 # What may change while a run goes on. Everything else is what the run is.
 _MAY_CHANGE: Final = frozenset(
@@ -50,6 +48,9 @@ _MAY_CHANGE: Final = frozenset(
         "SPIKE_THRESHOLD",
         "MAX_BAD_UPDATES",
         "BEST_METRIC",
+        "EVAL_MODES",
+        "EVAL_SOURCES",
+        "EVAL_SAMPLES",
         "EVAL_DECODE",
         "EVAL_DECODE_LIMIT",
         "EXAMPLES_DIR",
@@ -68,6 +69,9 @@ _UNSAID: Final = {
     "recipe.Recipe.vocab_file": "None",
     "recipe.Recipe.eval_decode": "False",
     "recipe.Recipe.eval_limit": "None",
+    "recipe.Recipe.eval_modes": "False",
+    "recipe.Recipe.eval_sources": "False",
+    "recipe.Recipe.eval_samples": "0",
     "recipe.Recipe.mode_trial_steps": "100",
     "recipe.Recipe.param_dtype": "'float32'",
     "recipe.Recipe.rounding": "'stochastic'",
@@ -112,7 +116,7 @@ def check_same_run(model_dir: str | Path, config_text: str) -> None:
     if not kept.is_file() or not has_checkpoint(model_dir):
         return
     try:
-        if kept.stat().st_size > _MAX_CONFIG_BYTES:
+        if kept.stat().st_size > MAX_CONFIG_BYTES:
             raise ValueError("too large")
         before = kept.read_text(encoding="utf-8")
     except (OSError, ValueError):
@@ -266,9 +270,9 @@ def check_shared(model_dir: str | Path) -> None:
 
 def _changes(before_text: str, now_text: str) -> list[str]:
     """Returns how two configs differ in what a run is."""
-    before, now = _statements(before_text), _statements(now_text)
+    before, now = statements(before_text), statements(now_text)
     names = {name for name in {**before, **now} if "." in name}
-    old, new = _values(before), _values(now)
+    old, new = values(before), values(now)
     changes = {
         f"{_shown(name, {**before, **now})}: "
         f"{old.get(name, 'unset')} -> {new.get(name, 'unset')}"
@@ -279,43 +283,19 @@ def _changes(before_text: str, now_text: str) -> list[str]:
     return sorted(changes)
 
 
-def _may_change(name: str, statements: dict[str, str]) -> bool:
+def _may_change(name: str, bound: dict[str, str]) -> bool:
     """Returns whether a parameter is set by a macro that may change.
 
     What a macro may change it may change where the loop or the recipe read it; a
     schedule that reads TOTAL_STEPS is another schedule when that changes.
     """
-    is_free = _shown(name, statements) in _MAY_CHANGE
+    is_free = _shown(name, bound) in _MAY_CHANGE
     return is_free and name.startswith(_FREE_READERS)
 
 
-def _values(statements: dict[str, str]) -> dict[str, str]:
-    """Returns the statements with the values of macros in their place."""
-    values = dict(statements)
-    for name, value in values.items():
-        # Not for ever, where a damaged file has a macro that is itself.
-        for _ in statements:
-            value = statements.get(value[1:], value) if value[:1] == "%" else value
-        values[name] = value
-    return values
-
-
-def _shown(name: str, statements: dict[str, str]) -> str:
+def _shown(name: str, bound: dict[str, str]) -> str:
     """Returns what a person sets a parameter by: its macro, if it has one."""
-    for _ in statements:
-        value = statements.get(name, "")
+    for _ in bound:
+        value = bound.get(name, "")
         name = value[1:] if value.startswith("%") else name
     return name
-
-
-def _statements(config_text: str) -> dict[str, str]:
-    """Returns what each name is bound to; values may go on over several lines."""
-    found: dict[str, str] = {}
-    name = None
-    for line in config_text.splitlines():
-        if match := re.match(r"([\w./]+) =(.*)", line):
-            name = match[1]
-            found[name] = match[2].strip()
-        elif name and line.startswith(" "):
-            found[name] += " " + line.strip()
-    return {name: value.replace("\\ ", "") for name, value in found.items()}

@@ -15,7 +15,7 @@ import socket
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, Protocol, TextIO
+from typing import Any, Protocol, TextIO
 
 import jax
 from absl import logging
@@ -26,12 +26,9 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from ul2 import json_files
-
-METRICS: Final = "metrics.jsonl"
+from ul2.run_files import read_measurements
 
 Measurement = Mapping[str, Any]
-_MAX_LINE_BYTES: Final = 2**20
 
 
 class Writer(Protocol):
@@ -176,21 +173,6 @@ def _drop_later_lines(path: Path, restored_step: int) -> None:
     partial = path.with_suffix(".partial")
     partial.write_bytes(kept)
     partial.replace(path)
-
-
-def read_measurements(path: Path) -> Iterator[tuple[int, bytes, dict[str, Any]]]:
-    """Yields step, line and content of every measurement in a file of JSON lines.
-
-    Lines that are none are left out: a kill leaves half a one, a disk worse.
-    """
-    if not path.is_file():
-        return
-    with path.open("rb") as lines:
-        while line := lines.readline(_MAX_LINE_BYTES):
-            measurement = json_files.parse_line(line) if line.endswith(b"}\n") else None
-            step = measurement and measurement.get("step")
-            if measurement is not None and type(step) is int:
-                yield step, line, measurement
 
 
 # Files of one process, written within one second, differ by these.
