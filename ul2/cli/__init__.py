@@ -15,7 +15,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from ul2.cli import check, convert, infer, inspect, plan, signals, tokenize, train
+from ul2.cli import (
+    check,
+    convert,
+    infer,
+    inspect,
+    plan,
+    report,
+    signals,
+    tokenize,
+    train,
+)
 from ul2.cli import eval as evaluate
 from ul2.cli.command import explain, say
 from ul2.sharding.processes import EXIT_RESTART
@@ -29,6 +39,7 @@ _COMMANDS: Final = (
     check,
     inspect,
     plan,
+    report,
     infer,
     evaluate,
     convert,
