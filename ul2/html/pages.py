@@ -82,7 +82,7 @@ def table(
 
     Args:
         head: of its columns.
-        rows: cells; one that is a `td` element already is taken as it is.
+        rows: cells; one that is a `td` (in the head, `th`) already is taken as it is.
         words: it holds text, not numbers.
     """
     body = [tag("tr", map(_cell, row)) for row in rows]
@@ -90,7 +90,7 @@ def table(
         "div",
         tag(
             "table",
-            tag("thead", tag("tr", [tag("th", one) for one in head])),
+            tag("thead", tag("tr", [_cell(one, "th") for one in head])),
             tag("tbody", body),
             class_="words" if words else None,
         ),
@@ -115,9 +115,10 @@ def _section(section: Section) -> Html:
     return tag("section", tag("h2", section.title), section.content, id=section.anchor)
 
 
-def _cell(cell: Child) -> Html:
-    ready = isinstance(cell, Html) and cell.startswith("<td")
-    return cell if ready else tag("td", cell)  # type: ignore[return-value]
+def _cell(cell: Child, name: str = "td") -> Html:
+    if isinstance(cell, Html) and cell.startswith(f"<{name}"):
+        return cell
+    return tag(name, cell)
 
 
 @functools.cache

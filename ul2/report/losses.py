@@ -66,10 +66,10 @@ def by_denoiser(drawing: Drawing) -> Html | None:
             )
         )
     styles = [
-        (pages.swatch(0, _TRAIN), "training"),
-        (pages.swatch(0, _HELD_OUT), "held out"),
+        (pages.swatch(7, _TRAIN), "training"),
+        (pages.swatch(7, _HELD_OUT), "held out"),
         (
-            pages.swatch(0, _UNIGRAM),
+            pages.swatch(7, _UNIGRAM),
             "unigram entropy of the same targets, which counting alone reaches",
         ),
     ]

@@ -61,7 +61,7 @@ def summary(run: RunRecord) -> dict[str, Any]:
 def _overview(runs: Sequence[RunRecord]) -> Html:
     """Returns a line for each run."""
     head = (
-        *("run", "status", "target tokens", "training loss"),
+        *("run", tag("th", "status", class_="words"), "target tokens", "training loss"),
         *("held-out loss", "lowest", "tokens/s", "padding", "wait for data", "at work"),
     )
     notes = [
@@ -85,7 +85,7 @@ def _row(place: int, run: RunRecord) -> list[Child]:
     lowest = found["lowest_held_out_loss"]
     return [
         join(pages.swatch(run_colour(place)), " ", tag("b", run.name)),
-        tag("td", words, class_=f"status-{kind}", style="text-align:left"),
+        tag("td", words, class_=f"words status-{kind}"),
         number(math.fsum(v for v in tokens if math.isfinite(v))) if tokens else "",
         _shown(found["loss"]),
         _shown(found["held_out_loss"]),
