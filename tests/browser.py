@@ -18,19 +18,41 @@ def screenshot(page, folder, *, dark=False, width=1000, height=1400):
 
     Skips the test where no browser is installed.
     """
+    file = folder / f"{page.stem}{'_dark' if dark else ''}.png"
+    done = _run(
+        page,
+        folder,
+        f"--blink-settings=preferredColorScheme={0 if dark else 1}",
+        f"--window-size={width},{height}",
+        f"--screenshot={file}",
+    )
+    said = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    return _pixels(file.read_bytes()), said
+
+
+def rendered(page, folder, script=""):
+    """Returns a page as it is once its script has run, and then another.
+
+    Skips the test where no browser is installed.
+    """
+    copy = folder / "rendered.html"
+    more = f"<script>{script}</script></body>"
+    copy.write_text(page.read_text().replace("</body>", more))
+    return _run(copy, folder, "--window-size=1000,800", "--dump-dom").stdout
+
+
+def _run(page, folder, *flags):
+    """Opens a page in a headless browser."""
     program = next(filter(None, map(shutil.which, _NAMES)), None)
     if program is None:
         pytest.skip(f"no browser is installed: none of {', '.join(_NAMES)} is on PATH")
-    file = folder / f"{page.stem}{'_dark' if dark else ''}.png"
-    done = subprocess.run(
+    return subprocess.run(
         [
             program,
             *("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"),
             *("--enable-logging=stderr", "--virtual-time-budget=4000"),
-            f"--blink-settings=preferredColorScheme={0 if dark else 1}",
             f"--user-data-dir={folder / 'profile'}",
-            f"--window-size={width},{height}",
-            f"--screenshot={file}",
+            *flags,
             page.as_uri(),
         ],
         capture_output=True,
@@ -38,8 +60,6 @@ def screenshot(page, folder, *, dark=False, width=1000, height=1400):
         timeout=120,
         env={**os.environ, "HOME": str(folder)},
     )
-    said = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    return _pixels(file.read_bytes()), said
 
 
 def _pixels(png):

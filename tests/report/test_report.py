@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from browser import fetched_by, is_blank, screenshot
+from browser import fetched_by, is_blank, rendered, screenshot
 from run_toys import CONFIG, measurement, scores, write_run
 
 from ul2 import cli
@@ -214,7 +214,7 @@ def test_restarts_and_bad_updates_are_marked(tmp_path):
     assert "one: started again at 2" in page
     assert "one: skip at 3" in page
     assert "stopped by a signal at update 4" in page
-    assert "processes 4" in page
+    assert "processes: 4" in page
 
 
 @pytest.mark.parametrize(
@@ -344,3 +344,22 @@ def test_page_looks_like_something_in_a_browser(tmp_path):
             pixels, said = screenshot(page, tmp_path, dark=dark, width=width)
             assert said == []
             assert not is_blank(pixels)
+
+
+def test_values_are_read_off_under_the_pointer(tmp_path):
+    lines = [measurement(step, float(step)) for step in range(1, 6)]
+    page = tmp_path / "report.html"
+    page.write_text(page_of(write_run(tmp_path / "one", lines)))
+    point = (
+        "const svg = document.querySelector('figure[data-chart] svg');"
+        "const box = svg.getBoundingClientRect();"
+        "svg.dispatchEvent(new PointerEvent('pointermove', {bubbles: true, "
+        "clientX: box.left + box.width * 0.6, clientY: box.top + 40}));"
+    )
+    shown = rendered(page, tmp_path, point)
+    assert shown.count('class="tip"') == shown.count("data-chart=")
+    [tip] = re.findall(
+        r'<div class="tip" style="visibility: visible[^>]*>.*?</i>', shown
+    )
+    assert re.search(r"update 3</div>.*", tip)
+    assert re.search(r"</i>one {2}3</div>", shown)

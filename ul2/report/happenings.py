@@ -104,11 +104,11 @@ def _told(more: Mapping[str, Any]) -> Sequence[str]:
             continue
         if name.endswith("_bytes"):
             size = data_size(as_number(value))
-            found.append(f"{name.removesuffix('_bytes')} {size}")
+            found.append(f"{name.removesuffix('_bytes')}: {size}")
         elif isinstance(value, float):
-            found.append(f"{name} {value:.4g}")
+            found.append(f"{name}: {value:.4g}")
         else:
-            found.append(f"{name} {str(value)[:300]}")
+            found.append(f"{name}: {str(value)[:300]}")
     return found
 
 
