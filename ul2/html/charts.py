@@ -331,7 +331,7 @@ def _end_labels(lines: Sequence[Line], x: Scale, y: Scale) -> list[Html]:
             last = finite[-1]
             ends.append((y(last.mean), x(last.middle), line))
     ends.sort(key=lambda end: end[0])
-    places = spread([end[0] for end in ends], _LINE_HEIGHT, _TOP, HEIGHT - _BOTTOM)
+    places = spread([end[0] for end in ends], _LINE_HEIGHT, _TOP, HEIGHT - _BOTTOM - 6)
     drawn = []
     for (own, end, line), place in zip(ends, places, strict=True):
         drawn += [

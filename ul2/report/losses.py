@@ -172,6 +172,7 @@ def _modes_of(drawing: Drawing, run: RunRecord) -> Html | None:
                 drawing.line(scores.of("modes", mode, *of, "loss").less(own), mode, n)
                 for n, mode in colours
             ],
+            from_zero=True,
         )
 
     small = [difference(name, "denoisers", name) for name in names]
