@@ -39,6 +39,7 @@ TIMES = {
     "steps_per_second",
     "data_wait_fraction",
     "mfu",
+    "device_memory_bytes",
 }
 
 

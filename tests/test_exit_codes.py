@@ -23,6 +23,7 @@ NEEDED = {
     "eval": ("--checkpoint=a",),
     "convert": ("a", "--to=ul2", "--out=b"),
     "plan": ("--topology=cpu:8",),
+    "report": ("a",),
     "completion": ("bash",),
 }
 # Patches a command, and runs it as a process that is its own.

@@ -284,7 +284,10 @@ def test_inspect_shows_mode_inputs_and_targets(recipe, tmp_path, capfd):
         assert row["source"].startswith("train:")
     held = report("inspect", recipe(MODE="auto"), capfd)
     assert held["examples"][0]["mode"] == "R"
-    assert cli.main(["inspect", *recipe(), "--split=held_out", "--masks"]) == 0
+    page = tmp_path / "page.html"
+    shown = ["--split=held_out", "--masks", f"--html={page}"]
+    assert cli.main(["inspect", *recipe(), *shown]) == 0
+    assert page.read_text().count("<article") > 1
     assert "mode S  validation:" in capfd.readouterr().out
     assert not (tmp_path / "run").exists()
 

@@ -224,8 +224,8 @@ def first_row(packed, copies):
 
 
 def influence(model, batch, side):
-    """Returns [T, T]: whether the output at i moves with the token at j, in one row."""
-    packed = getattr(batch, side)
+    """Returns whether the output at i moves with the token at j, in one row."""
+    packed = batch.encoder if side == "cross" else getattr(batch, side)
     width = packed.tokens.shape[1]
     rows = first_row(packed, width + 1)
     rows.tokens[np.arange(width), np.arange(width)] += 1
@@ -233,8 +233,12 @@ def influence(model, batch, side):
         outputs = nnx.jit(lambda model, rows: model.encode(rows))(model, rows)
     else:
         prefixes = np.repeat(batch.prefix_lengths[:1], width + 1, 0)
-        encoder = first_row(batch.encoder, width + 1)
-        read = batch._replace(encoder=encoder, decoder=rows, prefix_lengths=prefixes)
+        sides = {
+            "encoder": first_row(batch.encoder, width + 1),
+            "decoder": first_row(batch.decoder, width + 1),
+            "encoder" if side == "cross" else "decoder": rows,
+        }
+        read = batch._replace(**sides, prefix_lengths=prefixes)
         outputs = nnx.jit(lambda model, read: model(read))(model, read)
     outputs = np.asarray(outputs)
     return (np.abs(outputs[:-1] - outputs[-1]).max(-1) > 0).T
@@ -243,7 +247,7 @@ def influence(model, batch, side):
 @pytest.mark.parametrize(
     ("model", "architecture", "sides"),
     [
-        ("enc_dec_tiny", EncoderDecoder, ("encoder", "decoder")),
+        ("enc_dec_tiny", EncoderDecoder, ("encoder", "decoder", "cross")),
         ("dec_only_tiny", DecoderOnly, ("decoder",)),
     ],
 )
@@ -260,13 +264,17 @@ def test_masks_are_drawn_as_the_model_sees(store, model, architecture, sides):
     count = 0
     for side in sides:
         sees = influence(built, batch, side)
-        for number, places in enumerate(getattr(batch, side).columns[0]):
-            places = places[places >= 0]
-            title = f"{side}, example {number}, {len(places)} tokens"
-            seen = sees[np.ix_(places, places)]
-            np.testing.assert_array_equal(squares[title], seen)
-            others = np.setdiff1d(np.arange(len(sees)), places)
-            assert not sees[np.ix_(places, others)].any()
+        queries = batch.encoder if side == "encoder" else batch.decoder
+        keys = batch.decoder if side == "decoder" else batch.encoder
+        for number, (rows, places) in enumerate(
+            zip(queries.columns[0], keys.columns[0], strict=True)
+        ):
+            rows, places = rows[rows >= 0], places[places >= 0]
+            title = f"{side}, example {number}, {len(rows)} tokens"
+            title += f" read {len(places)}" if side == "cross" else ""
+            np.testing.assert_array_equal(squares[title], sees[np.ix_(rows, places)])
+            others = np.setdiff1d(np.arange(sees.shape[1]), places)
+            assert not sees[np.ix_(rows, others)].any()
             count += 1
     assert count == len(squares)
 

@@ -6,7 +6,7 @@ show.
 
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +18,7 @@ from rich.text import Text
 from ul2.batch import Batch
 from ul2.data.run_data import Example
 from ul2.decoding.text import decode_inside
-from ul2.models.masks import Causal, Keys, Mask, Prefix
+from ul2.models.architectures import ARCHITECTURES
 from ul2.tasks.tokenizer import Tokenizer
 
 _SENTINEL_STYLES: Final = ("cyan", "green", "yellow", "blue", "bright_red")
@@ -32,12 +32,12 @@ def to_json(example: Example, tokenizer: Tokenizer) -> dict[str, Any]:
         "denoiser": example.denoiser,
         "mode": example.mode,
         "source": example.source,
-        "inputs": "".join(text for _, text in _pieces(example.inputs, tokenizer)),
-        "targets": "".join(text for _, text in _pieces(example.targets, tokenizer)),
+        "inputs": "".join(text for _, text in pieces(example.inputs, tokenizer)),
+        "targets": "".join(text for _, text in pieces(example.targets, tokenizer)),
     }
 
 
-def _pieces(
+def pieces(
     ids: NDArray[np.int32], tokenizer: Tokenizer
 ) -> Iterator[tuple[int | None, str]]:
     """Yields (special id or None, text): runs of plain text, and each special id."""
@@ -80,7 +80,7 @@ def _colour(ids: NDArray[np.int32], tokenizer: Tokenizer, noise: bool) -> Text:
     spans = {token: i for i, token in enumerate(vocab.sentinel_ids)}
     modes = {token for mode in vocab.mode_ids.values() for token in mode}
     text, span = Text(), ""
-    for token, piece in _pieces(ids, tokenizer):
+    for token, piece in pieces(ids, tokenizer):
         piece = piece.replace("\n", "⏎")
         if token in spans:
             colour = _SENTINEL_STYLES[spans[token] % len(_SENTINEL_STYLES)]
@@ -95,35 +95,99 @@ def _colour(ids: NDArray[np.int32], tokenizer: Tokenizer, noise: bool) -> Text:
     return text
 
 
+class View(NamedTuple):
+    """What one kind of attention of a row's examples sees.
+
+    Attributes:
+        name: encoder, decoder or cross.
+        queries: columns of the row that look, [N, L]; -1 past an example's end.
+        keys: columns that are looked at, [N, S].
+        seen: [N or 1, L or 1, S], as the model's own mask says.
+    """
+
+    name: str
+    queries: NDArray[np.int32]
+    keys: NDArray[np.int32]
+    seen: NDArray[np.bool_]
+
+    def of_example(self, number: int, most: int) -> NDArray[np.bool_]:
+        """Returns what the tokens of an example see, thinned out to `most` of them."""
+        rows, columns = (
+            np.linspace(0, length - 1, min(length, most)).astype(int)
+            for length in self.lengths(number)
+        )
+        thinned: NDArray[np.bool_] = self._cells(number)[np.ix_(rows, columns)]
+        return thinned
+
+    def _cells(self, number: int) -> NDArray[np.bool_]:
+        """Returns [L, S]: what an example's positions see, those past its end too."""
+        cells = self.seen[number if len(self.seen) > 1 else 0]
+        return np.broadcast_to(cells, (self.queries.shape[-1], self.keys.shape[-1]))
+
+    def of_row(self, marks: NDArray[np.int32], most: int) -> NDArray[np.int32]:
+        """Returns what the columns of the row see, thinned out to `most` of them.
+
+        Args:
+            marks: [N], what stands where a query of an example sees a key; 0 elsewhere.
+            most: columns on either side.
+        """
+        rows, columns = (
+            np.linspace(0, places.max(), min(int(places.max()) + 1, most)).astype(int)
+            for places in (self.queries, self.keys)
+        )
+        drawn = np.zeros((len(rows), len(columns)), np.int32)
+        for number, mark in enumerate(marks.tolist()):
+            queries, keys = self.queries[number], self.keys[number]
+            queries, keys = queries[queries >= 0], keys[keys >= 0]
+            down, across = np.isin(rows, queries), np.isin(columns, keys)
+            places = np.ix_(
+                np.searchsorted(queries, rows[down]),
+                np.searchsorted(keys, columns[across]),
+            )
+            drawn[np.ix_(down, across)] = self._cells(number)[places] * mark
+        return drawn
+
+    def lengths(self, number: int) -> tuple[int, int]:
+        """Returns how many tokens of an example look, and are looked at."""
+        queries, keys = self.queries[number], self.keys[number]
+        return int((queries >= 0).sum()), int((keys >= 0).sum())
+
+
+def views(batch: Batch, row: int = 0) -> list[View]:
+    """Returns what a row's examples see: the masks of the model itself, filled in."""
+    architecture = "decoder_only" if batch.encoder is None else "encoder_decoder"
+    masks = ARCHITECTURES[architecture].masks(batch)
+    sides = {"encoder": (batch.encoder, batch.encoder)}
+    sides["decoder"] = batch.decoder, batch.decoder
+    sides["cross"] = batch.decoder, batch.encoder
+    found = []
+    for name, mask in masks._asdict().items():
+        queries, keys = sides[name]
+        if mask is None or queries is None or keys is None:
+            continue
+        positions = (jnp.arange(side.columns.shape[-1]) for side in (queries, keys))
+        seen = np.asarray(mask.materialize(*positions))
+        seen = seen[row if len(seen) > 1 else 0]
+        found.append(View(name, queries.columns[row], keys.columns[row], seen))
+    return found
+
+
 def print_masks(batch: Batch, console: Console) -> None:
     """Draws what the first row's examples may see; long ones are thinned out.
 
     A column is a key, a line is a query. Packed examples have no line in common:
     attention runs over one example at a time.
     """
-    for name, mask, columns in _masks(batch):
-        positions = jnp.arange(columns.shape[-1])
-        seen = np.asarray(mask.materialize(positions, positions))[0]
-        for number, places in enumerate(columns[0]):
-            length = int((places >= 0).sum())
-            at = np.linspace(0, length - 1, min(length, _MASK_CELLS)).astype(int)
-            cells = seen[number if len(seen) > 1 else 0]
-            cells = np.broadcast_to(cells, (len(positions),) * 2)[np.ix_(at, at)]
-            console.print(Text(f"{name}, example {number}, {length} tokens", "bold"))
-            for line in cells:
+    for view in views(batch):
+        for number in range(len(view.queries)):
+            queries, keys = view.lengths(number)
+            length = f"{queries} tokens"
+            if view.name == "cross":
+                length += f" read {keys}"
+            console.print(Text(f"{view.name}, example {number}, {length}", "bold"))
+            for line in view.of_example(number, _MASK_CELLS):
                 console.print(Text("".join("█" if cell else "·" for cell in line)))
             console.print()
-
-
-def _masks(batch: Batch) -> Iterator[tuple[str, Mask, NDArray[np.int32]]]:
-    """Yields the self-attention masks of a batch, as the models build them."""
-    if batch.encoder is not None:
-        columns = batch.encoder.columns
-        yield "encoder", Keys(columns >= 0), columns
-        yield "decoder", Causal(), batch.decoder.columns
-    else:
-        mask = Causal() | Prefix(batch.prefix_lengths)
-        yield "decoder", mask, batch.decoder.columns
 
 
 def print_check(report: dict[str, Any], console: Console) -> None:

@@ -23,21 +23,15 @@ from ul2 import gin_checks, gin_config, gin_origins, is_ours
 from ul2.config_entries import ORIGINS, origins_text
 from ul2.data.loader import Loader
 from ul2.data.run_data import RunData
-from ul2.data.task_data import TaskData
 from ul2.data.task_mixture import AUTO
 from ul2.denoising.mixture import Mixture
-from ul2.evaluation.decoded_metrics import (
-    TASK_METRIC,
-    DecodedMetrics,
-    read_held_out,
-)
+from ul2.evaluation import in_training
+from ul2.evaluation.decoded_metrics import TASK_METRIC
 from ul2.gin_config import Bindings, ConfigError
 from ul2.inference.modes import misfit
 from ul2.recipe import Recipe
 from ul2.run_files import CONFIG
 from ul2.starting import Start, check_start, open_start, seek_start
-from ul2.tasks import registry
-from ul2.tasks.example_tokenization import registered_tasks
 from ul2.training import loop, run_directory
 from ul2.training.best import TEACHER_FORCED
 from ul2.training.mode_search import ModeSearch
@@ -211,6 +205,7 @@ def _check_data(
                 check_start(recipe, config_text, data.vocab, start)
                 seek_start(recipe, start, batches)
         data.held_out_batches(recipe.eval_batches)
+        in_training.further_batches(recipe, data)
 
 
 def check_choice(recipe: Recipe, candidates: Mapping[str, RunData]) -> None:
@@ -357,35 +352,10 @@ class _Parts:
             origin=self.start.origin,
             keep_optimizer=recipe.keeps_optimizer,
             show_progress=self.show_progress,
-            score_params=self._scorer(data),
-        )
-
-    def _scorer(self, data: RunData) -> DecodedMetrics | None:
-        """Returns what decodes held-out examples and scores the answers, if asked to.
-
-        Raises:
-            ValueError: the text of the examples is missing, or its right outputs are.
-        """
-        recipe = self.recipe
-        if not (recipe.eval_decode and isinstance(data, TaskData) and data.held_out):
-            return None
-        # Decoding is not needed by every run.
-        from ul2.decoding.text_model import TextModel
-
-        assert self.start.tokenizer is not None
-        tokenizer, vocab = self.start.tokenizer
-        definition = define_model(recipe.make_model(vocab))
-        reader = registered_tasks(recipe.data_dir)
-        return DecodedMetrics(
-            read_held_out(
-                data.rows, data.held_out, registry.find, reader, recipe.eval_limit
+            score_params=in_training.scorer(
+                recipe, data, self.start.tokenizer, self.mesh
             ),
-            lambda params: TextModel(
-                definition.merge(params), tokenizer, vocab, mesh=self.mesh
-            ),
-            inputs_length=recipe.inputs_length,
-            max_tokens=recipe.targets_length,
-            batch_size=recipe.batch_size,
+            **in_training.further_batches(recipe, data),
         )
 
     def begin(self, model_dir: str | Path) -> None:

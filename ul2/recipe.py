@@ -30,6 +30,8 @@ from ul2.training.optimizers import Optimizer
 from ul2.vocab import Vocab
 
 INITIAL_OPTIMIZERS: Final = ("reset", "keep")
+# A line of evaluations holds no more.
+MOST_SAMPLES: Final = 16
 # Of the vocabulary, where it makes no difference.
 _ANY_SIZE: Final = 128
 
@@ -74,6 +76,10 @@ class Recipe:
         eval_decode: whether evaluations of tasks decode, and score the answers.
         eval_limit: so many of the held-out examples of each task, at most, are
             decoded; None for all.
+        eval_modes: whether evaluations on text score it under R, S, X and no mode, too.
+        eval_sources: whether they tell its sources apart, too.
+        eval_samples: so many held-out examples are decoded at each evaluation, those
+            of all denoisers in turn, and kept with its scores.
         mode_trial_steps: updates of each trial, where a mode is to be found.
         param_dtype: of the parameters in memory and on disk.
         rounding: how updates of bfloat16 parameters are rounded; see
@@ -102,6 +108,9 @@ class Recipe:
     vocab_file: str | None = None
     eval_decode: bool = False
     eval_limit: int | None = None
+    eval_modes: bool = False
+    eval_sources: bool = False
+    eval_samples: int = 0
     mode_trial_steps: int = 100
     param_dtype: str = "float32"
     rounding: str = "stochastic"
@@ -113,6 +122,11 @@ class Recipe:
             raise ValueError(
                 f"initial_optimizer={self.initial_optimizer!r} is not one of "
                 f"{', '.join(INITIAL_OPTIMIZERS)}; set INITIAL_OPTIMIZER."
+            )
+        if not 0 <= self.eval_samples <= MOST_SAMPLES:
+            raise ValueError(
+                f"eval_samples={self.eval_samples} must lie in [0, {MOST_SAMPLES}]; "
+                "set EVAL_SAMPLES."
             )
         if self.keeps_optimizer and self.initial_checkpoint is None:
             raise ValueError(

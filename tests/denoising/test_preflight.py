@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from denoising_toys import MODE_PIECES, make_texts, make_vocab
 
-from ul2.denoising.denoisers import Denoiser, denoise
+from ul2.denoising.denoisers import Denoiser, Examples, denoise
 from ul2.denoising.mixture import OBJECTIVES, named
-from ul2.denoising.preflight import measure
+from ul2.denoising.preflight import distribution, measure
 
 
 def measured(declared, made=None, count=40, mode_ids=None, lengths=(512, 512)):
@@ -122,3 +122,35 @@ def test_denoiser_without_examples_measures_nothing():
     assert found.measured_share == found.target_share == 0
     assert found.measured_noise_density == found.measured_mean_span_length == 0
     assert found.measured_inputs_length == found.measured_targets_length == 0
+
+
+@pytest.mark.parametrize("objective", ["ul2", "span_corruption", "causal_lm"])
+def test_spans_one_by_one_add_up_to_what_is_measured(objective):
+    mixture, vocab = named(objective), make_vocab()
+    rng = np.random.default_rng(0)
+    for denoiser, fit in zip(
+        mixture.denoisers, mixture.fit(96, 96, vocab), strict=True
+    ):
+        made = denoise(denoiser, make_texts(rng, 9, fit.text), vocab=vocab, rng=rng)
+        found = distribution(denoiser, made, vocab)
+        noise = found.noise_densities * fit.text
+        assert found.span_lengths.sum() == pytest.approx(noise.sum())
+        assert len(found.span_lengths) == 9 * max(fit.spans, 1)
+        assert found.span_lengths.min() >= 1
+        assert found.noise_densities.shape == (9,)
+
+
+def test_spans_of_an_example_are_counted_in_order():
+    vocab = make_vocab()
+    first, second = vocab.sentinel_ids[:2]
+    eos = vocab.eos_id
+    made = Examples(
+        np.array([[11, 12, first, 15, 16, second, eos]], np.int32),
+        np.array([7]),
+        np.array([[first, 13, 14, second, 17, eos, vocab.pad_id]], np.int32),
+        np.array([6]),
+    )
+    denoiser = Denoiser("r", None, 1.5, 0.4)
+    found = distribution(denoiser, made, vocab)
+    assert found.span_lengths.tolist() == [2, 1]
+    assert found.noise_densities.tolist() == [pytest.approx(3 / 7)]

@@ -11,7 +11,6 @@ from ul2.denoising.mixture import named
 from ul2.evaluation.held_out import (
     OWN_MODES,
     HeldOutText,
-    in_mode,
     mixture_from_json,
     read_numbers,
     text_of_run,
@@ -79,10 +78,9 @@ def test_mixture_of_a_contract_is_the_one_that_was_trained(run):
 
 
 def test_every_denoiser_announces_the_mode():
-    mixture = in_mode(named("ul2"), "S")
+    mixture = named("ul2").in_mode("S")
     assert {denoiser.mode for denoiser in mixture.denoisers} == {"S"}
-    assert in_mode(named("ul2"), OWN_MODES) == named("ul2")
-    assert in_mode(named("ul2"), None).denoisers[0].mode is None
+    assert named("ul2").in_mode(None).denoisers[0].mode is None
 
 
 def test_lengths_are_read_out_of_a_config_that_is_not_run():

@@ -280,9 +280,18 @@ _SCORES = [{"step": i, "loss": 2.0 / (i + 1), "accuracy": 0.5} for i in range(4)
 
 
 def make_run(folder: Path) -> None:
-    lines = "".join(json.dumps(line) + "\n" for line in _SCORES)
-    (folder / "metrics.jsonl").write_text(lines)
-    (folder / "eval.jsonl").write_text(lines)
+    text = "".join(json.dumps(line) + "\n" for line in _SCORES)
+    (folder / "metrics.jsonl").write_text(text)
+    parts = {"r": {"loss": 1.0, "unigram_entropy": 2.0}}
+    sample = {"index": 1, "denoiser": "r", "mode": "R", "output": "<extra_id_0> é"}
+    told = {"modes": {"R": {"loss": 1.0, "denoisers": parts}}, "samples": [sample]}
+    lines = ({**line, "denoisers": parts, "sources": parts, **told} for line in _SCORES)
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (folder / "eval.jsonl").write_text(text)
+    start = {"event": "start", "step": 0, "time": 1.0, "host_memory_bytes": 7}
+    (folder / "history.jsonl").write_text(json.dumps(start) + "\n")
+    event = {"event": "skip", "step": 2, "batch": 1, "loss": "nan"}
+    (folder / "events.jsonl").write_text(json.dumps(event) + "\n")
     best = {"metric": "loss", "step": 3, "value": 0.5}
     (folder / "best.json").write_text(json.dumps(best))
     trials = {"R": {"loss": 1.0}, "S": {"loss": 2.0}}
@@ -299,6 +308,8 @@ def make_run(folder: Path) -> None:
 @reader("files of a run", make_run, share=20)
 def read_run(folder: Path) -> None:
     from ul2.evaluation.results import Results
+    from ul2.report.report import make_report
+    from ul2.report.run_record import RunRecord
     from ul2.training import best, mode_search, run_directory
     from ul2.training.writers import JsonLines
 
@@ -316,6 +327,7 @@ def read_run(folder: Path) -> None:
         read_modes,
         lambda: run_directory.check_same_run(folder, _CONFIG),
         lambda: Results(folder).find("k"),
+        lambda: make_report([RunRecord(folder, "run")]),
     ):
         try:
             read()

@@ -8,8 +8,10 @@ from ul2.cli.command import (
     add_gin_files,
     add_import_module,
     check_at_least,
+    check_can_write,
     import_modules,
     make_console,
+    say,
 )
 
 
@@ -27,6 +29,12 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--masks", action="store_true", help="draw the attention masks of one row"
     )
+    command.add_argument(
+        "--html",
+        metavar="FILE",
+        help="also write a page for a browser: text, rows, masks, and what the "
+        "mixture really does",
+    )
     add_gin_files(command)
     add_import_module(command)
 
@@ -39,15 +47,20 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
 
     check_at_least(0, "step", options.step)
     check_at_least(1, "examples", options.examples)
+    if options.html is not None:
+        check_can_write("html", options.html)
     import_modules(options)
     console = make_console(options)
     with launch.opened_to_look_at(options.gin_file, options.bindings) as data:
         tokenizer = tokenizer_of(Path("tokenizer"), data.tokenizer, data.vocab)
         examples = list(data.examples(options.split, options.step))
         shown = examples[: options.examples]
-        if options.masks:
+        if options.masks or options.html is not None:
             batch = data.source(options.split)[options.step]
+        if options.masks:
             inspection.print_masks(batch, console)
+        if options.html is not None:
+            _write_page(options, data, tokenizer, batch, examples)
     if not options.json:
         inspection.print_examples(shown, tokenizer, console)
         return {}
@@ -55,3 +68,24 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         "step": options.step,
         "examples": [inspection.to_json(example, tokenizer) for example in shown],
     }
+
+
+def _write_page(
+    options: argparse.Namespace, data: Any, tokenizer: Any, batch: Any, examples: Any
+) -> None:
+    """Writes the page of a batch, and says where it is."""
+    from ul2 import inspection_page
+    from ul2.html import pages
+
+    most = options.examples or inspection_page.MOST_EXAMPLES
+    made = inspection_page.InspectionPage(
+        data.names, tokenizer, data.measure(), data.distributions()
+    ).make(
+        options.step,
+        options.split,
+        batch,
+        inspection_page.spread_out(examples, most),
+        len(examples),
+    )
+    pages.write(options.html, made)
+    say(f"wrote {options.html}")

@@ -13,12 +13,14 @@ from ul2.batch import Batch, padding_fraction
 from ul2.data.loader import Source
 from ul2.data.packing import pack
 from ul2.data.run_data import Example, Layout, RunData
+from ul2.data.source_kinds import source_kinds
 from ul2.data.stream import Stream
 from ul2.data.token_store import TokenStore
 from ul2.denoising import preflight
 from ul2.denoising.denoisers import Examples
 from ul2.denoising.mixture import Mixture
-from ul2.vocab import Vocab
+from ul2.denoising.preflight import Distribution
+from ul2.vocab import MODES, Vocab
 
 # Enough examples that a denoiser used once in a hundred is measured too.
 _LEAST_EXAMPLES: Final = 2048
@@ -115,6 +117,55 @@ class Corpus:
             raise ValueError(f"{error} Or set EVAL_BATCHES = 0.") from None
         return lambda: (source[index] for index in range(count))
 
+    def in_mode(self, mode: str | None) -> "Corpus":
+        """Returns the same text with the same spans, announced by one mode or none.
+
+        Whatever the mode, as much room is kept for it as the longest takes, so that
+        each example is cut at the same tokens.
+        """
+        longest = max(len(self.vocab.mode(one)) for one in MODES)
+        room = self.layout.inputs_length - longest + len(self.vocab.mode(mode))
+        return dataclasses.replace(
+            self,
+            mixture=self.mixture.in_mode(mode),
+            layout=dataclasses.replace(self.layout, inputs_length=room),
+        )
+
+    def held_out_by_source(
+        self, count: int
+    ) -> tuple[tuple[str, ...], Callable[[], Iterator[Batch]]]:
+        """Returns names of sources, and held-out batches that are told apart by them.
+
+        The batches are those of `held_out_batches`, but that `denoiser_ids` say from
+        which source the text of an example is: that of the document it starts in.
+        """
+        source = self.source("held_out")
+        documents = [
+            [
+                source.stream.split.document_of(start).source
+                for index in range(len(self.mixture.denoisers))
+                for start in source.stream.starts(index, plan).tolist()
+            ]
+            for plan in map(source.stream.plan, range(count))
+        ]
+        kinds = source_kinds([name for batch in documents for name in batch])
+        names = tuple(dict.fromkeys(kinds.values()))
+        ids = [
+            np.array([names.index(kinds[name]) for name in batch], np.int32)
+            for batch in documents
+        ]
+
+        def of_source(index: int) -> Batch:
+            batch = source[index]
+            segments = batch.decoder.segment_ids
+            owners = ids[index][source.dealt(index)]
+            told = np.take_along_axis(owners, np.maximum(segments - 1, 0), axis=1)
+            return batch._replace(
+                denoiser_ids=np.where(segments > 0, told, -1).astype(np.int32)
+            )
+
+        return names, lambda: (of_source(index) for index in range(count))
+
     def measure(self) -> dict[str, Any]:
         """Returns what the stream really does, measured over whole periods of it.
 
@@ -124,20 +175,8 @@ class Corpus:
         """
         source = self.source("train")
         stream, packing = source.stream, source.packing
-        period = len(stream.compositions)
-        periods = max(1, math.ceil(_LEAST_EXAMPLES / (period * stream.batch_size)))
-        most = max(1, _MOST_EXAMPLES // stream.batch_size)
-        batches = range(min(period * periods, most))
-        gathered: list[list[Examples]] = [[] for _ in stream.mixture.denoisers]
-        for batch in batches:
-            for kept, made in zip(gathered, stream.examples(batch), strict=True):
-                kept.append(made)
-        measured = preflight.measure(
-            stream.mixture,
-            stream.fits,
-            [_concatenate(made) for made in gathered],
-            stream.vocab,
-        )
+        batches, made = _gather(stream)
+        measured = preflight.measure(stream.mixture, stream.fits, made, stream.vocab)
         whole = Source(stream, packing)
         padding = float(np.mean([padding_fraction(whole[batch]) for batch in batches]))
         return {
@@ -150,6 +189,15 @@ class Corpus:
             "batches_per_epoch": stream.batches_per_epoch,
             "sentinels": len(stream.vocab.sentinel_ids),
             "warnings": self._padding_warnings(padding),
+        }
+
+    def distributions(self) -> Mapping[str, Distribution]:
+        """Returns what `measure` measures the means of, by denoiser."""
+        stream = self.stream("train")
+        _, gathered = _gather(stream)
+        return {
+            denoiser.name: preflight.distribution(denoiser, made, stream.vocab)
+            for denoiser, made in zip(self.mixture.denoisers, gathered, strict=True)
         }
 
     def verify(self) -> None:
@@ -196,6 +244,19 @@ class Corpus:
             f"{padding:.1%} of all columns are padding; BATCH_SIZE={fuller} fills the "
             f"rows of {shards} parts better than {batch_size}"
         ]
+
+
+def _gather(stream: Stream) -> tuple[range, list[Examples]]:
+    """Returns the batches that are measured, and their examples by denoiser."""
+    period = len(stream.compositions)
+    periods = max(1, math.ceil(_LEAST_EXAMPLES / (period * stream.batch_size)))
+    most = max(1, _MOST_EXAMPLES // stream.batch_size)
+    batches = range(min(period * periods, most))
+    gathered: list[list[Examples]] = [[] for _ in stream.mixture.denoisers]
+    for batch in batches:
+        for kept, made in zip(gathered, stream.examples(batch), strict=True):
+            kept.append(made)
+    return batches, [_concatenate(made) for made in gathered]
 
 
 def _concatenate(made: Sequence[Examples]) -> Examples:

@@ -8,6 +8,8 @@ import dataclasses
 from typing import Any, Final, Protocol
 
 import grain
+import numpy as np
+from numpy.typing import NDArray
 
 from ul2.batch import ALL_ROWS, Batch, HostRows
 from ul2.data.features import to_batch
@@ -52,9 +54,17 @@ class Source:
         self.host.check(self.packing.rows)
 
     def __getitem__(self, batch: int) -> Batch:
-        mine = self.host.of(self.packing.deal(self.stream.plan(batch).composition))
         examples = self.stream.examples(batch)
-        return to_batch(examples, mine, self.packing, self.stream.vocab)
+        return to_batch(examples, self.dealt(batch), self.packing, self.stream.vocab)
+
+    def dealt(self, batch: int) -> NDArray[np.int64]:
+        """Returns [rows, examples per row]: which examples of a batch stand where.
+
+        They are numbered in the order of `stream.examples`.
+        """
+        composition = self.stream.plan(batch).composition
+        dealt: NDArray[np.int64] = self.host.of(self.packing.deal(composition))
+        return dealt
 
     def identity(self) -> dict[str, Any]:
         """Returns the seed, the lengths, the mixture and the text."""

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ul2.batch import ALL_ROWS, Batch, HostRows
 from ul2.data.loader import BatchSource
+from ul2.denoising.preflight import Distribution
 from ul2.vocab import Vocab
 
 
@@ -94,6 +95,9 @@ class RunData(Protocol):
 
     def measure(self) -> dict[str, Any]:
         """Returns what the batches really hold, for `ul2 check`."""
+
+    def distributions(self) -> Mapping[str, Distribution]:
+        """Returns span lengths and noise densities by denoiser; none of tasks."""
 
     def verify(self) -> None:
         """Reads all there is, and compares it with its checksums.

@@ -19,6 +19,7 @@ from ul2.data.supervised import (
     TaskExamples,
 )
 from ul2.data.task_mixture import AUTO, NO_MODE, TaskRow, counts_of, with_mode
+from ul2.denoising.preflight import Distribution
 from ul2.vocab import MODES, Vocab
 
 # Examples that are dealt to rows for practice.
@@ -145,6 +146,10 @@ class TaskData:
             "batches_per_epoch": float(max(r["batches_per_epoch"] for r in rows)),
             "warnings": self.warnings(),
         }
+
+    def distributions(self) -> Mapping[str, Distribution]:
+        """Returns nothing: tasks mask nothing."""
+        return {}
 
     def verify(self) -> None:
         """Does nothing: a store of examples is compared whenever it is opened."""

@@ -90,6 +90,11 @@ class Mixture:
         """
         return compositions(self.counts, batch_size, order)
 
+    def in_mode(self, mode: str | None) -> "Mixture":
+        """Returns the mixture whose denoisers all announce the same mode, or none."""
+        denoisers = (dataclasses.replace(one, mode=mode) for one in self.denoisers)
+        return dataclasses.replace(self, denoisers=tuple(denoisers))
+
     def max_spans(self, vocab: Vocab) -> int | None:
         """Returns the most spans a denoiser may make, or None for any number."""
         return len(vocab.sentinel_ids) if self.cap_spans else None

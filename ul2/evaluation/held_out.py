@@ -110,15 +110,9 @@ class HeldOutText:
             shards=num_batch_shards(mesh),
             host=host_rows(mesh),
         )
-        return Corpus(store, in_mode(self.mixture, mode), layout, convention)
-
-
-def in_mode(mixture: Mixture, mode: str | None) -> Mixture:
-    """Returns a mixture whose denoisers all announce the same mode."""
-    if mode == OWN_MODES:
-        return mixture
-    denoisers = tuple(dataclasses.replace(one, mode=mode) for one in mixture.denoisers)
-    return dataclasses.replace(mixture, denoisers=denoisers)
+        own = mode == OWN_MODES
+        mixture = self.mixture if own else self.mixture.in_mode(mode)
+        return Corpus(store, mixture, layout, convention)
 
 
 def text_of_run(

@@ -13,6 +13,7 @@ import hashlib
 import importlib.metadata
 import json
 import math
+import os
 import platform
 import re
 from collections.abc import Iterable, Mapping
@@ -55,7 +56,9 @@ class Results:
         found = self._results.get(key)
         if found is None or self._directory is None or "predictions" not in found:
             return found
-        return found if (self._directory / found["predictions"]).is_file() else None
+        # A name that no file can have is one of no file; `Path.is_file` raises there.
+        there = os.path.isfile(self._directory / found["predictions"])
+        return found if there else None
 
     def add(self, result: Result, rows: Iterable[Mapping[str, Any]]) -> Result:
         """Keeps a result and its predictions, and returns it as it was kept."""

@@ -12,7 +12,7 @@ from ul2.models.cache import LayerKeys
 from ul2.models.config import ModelConfig
 from ul2.models.embedder import Embedder
 from ul2.models.language_model import LanguageModel
-from ul2.models.masks import Causal, Prefix
+from ul2.models.masks import Causal, Masks, Prefix
 
 
 class DecoderOnly(LanguageModel):
@@ -45,17 +45,23 @@ class DecoderOnly(LanguageModel):
         self, batch: Batch, *, dropout_key: Key[Array, ""] | None = None
     ) -> Float[Array, "B T D"]:
         """Returns the hidden states, ready for `unembed`."""
-        # Padding comes after every token and is no part of a prefix: nobody sees it.
-        side = Side(batch.decoder, Causal() | Prefix(batch.prefix_lengths))
+        side = Side(batch.decoder, self.masks(batch).decoder)
         embedded = self.embedder.embed(batch.decoder.tokens)
         with probes.part("decoder"):
             decoded = self.decoder(embedded, side, None, dropout_key)
         return self.embedder.scale(decoded)
 
+    @staticmethod
+    def masks(batch: Batch) -> Masks:
+        """Returns what each position of a batch sees."""
+        # Padding comes after every token and is no part of a prefix: nobody sees it.
+        mask = Causal() | Prefix(batch.prefix_lengths)
+        return Masks(encoder=None, decoder=mask, cross=None)
+
     def _read(
         self, prompts: Batch
     ) -> tuple[Float[Array, "E P D"], LayerKeys | tuple[LayerKeys, ...]]:
         """Reads inputs, and what outputs must begin with: one row of both."""
-        side = Side(prompts.decoder, Causal() | Prefix(prompts.prefix_lengths))
+        side = Side(prompts.decoder, self.masks(prompts).decoder)
         embedded = self.embedder.embed(prompts.decoder.tokens)
         return self.decoder.prefill(embedded, side, None)

@@ -21,7 +21,7 @@ from ul2.models.constraints import constrain
 from ul2.models.dropout import split_key
 from ul2.models.embedder import Embedder
 from ul2.models.language_model import LanguageModel
-from ul2.models.masks import Causal, Keys
+from ul2.models.masks import Causal, Keys, Mask, Masks
 
 
 class EncoderDecoder(LanguageModel):
@@ -62,11 +62,19 @@ class EncoderDecoder(LanguageModel):
         encoded = self.encode(batch.encoder, dropout_key=encoder_key)
         return self.decode(batch, encoded, dropout_key=decoder_key)
 
+    @staticmethod
+    def masks(batch: Batch) -> Masks:
+        """Returns what each position of a batch sees."""
+        assert batch.encoder is not None
+        existing = _existing(batch.encoder)
+        # Padding comes after every token, where causality already hides it.
+        return Masks(encoder=existing, decoder=Causal(), cross=existing)
+
     def encode(
         self, inputs: Packed, *, dropout_key: Key[Array, ""] | None = None
     ) -> Float[Array, "B T D"]:
         """Returns the encoder's output for each column of the packed inputs."""
-        side = Side(inputs, Keys(inputs.columns >= 0))
+        side = Side(inputs, _existing(inputs))
         embedded = self.embedder.embed(inputs.tokens)
         with probes.part("encoder"):
             return self.encoder(embedded, side, None, dropout_key)
@@ -80,8 +88,7 @@ class EncoderDecoder(LanguageModel):
     ) -> Float[Array, "B T D"]:
         """Returns the decoder's hidden states, ready for `unembed`."""
         memory = _memory(batch, encoded)
-        # Padding comes after every token, where causality already hides it.
-        side = Side(batch.decoder, Causal())
+        side = Side(batch.decoder, self.masks(batch).decoder)
         embedded = self.embedder.embed(batch.decoder.tokens)
         with probes.part("decoder"):
             decoded = self.decoder(embedded, side, memory, dropout_key)
@@ -94,7 +101,8 @@ class EncoderDecoder(LanguageModel):
         assert prompts.encoder is not None
         memory = _memory(prompts, self.encode(prompts.encoder))
         embedded = self.embedder.embed(prompts.decoder.tokens)
-        return self.decoder.prefill(embedded, Side(prompts.decoder, Causal()), memory)
+        side = Side(prompts.decoder, self.masks(prompts).decoder)
+        return self.decoder.prefill(embedded, side, memory)
 
 
 def _memory(batch: Batch, encoded: Float[Array, "B T2 D"]) -> Memory:
@@ -102,4 +110,11 @@ def _memory(batch: Batch, encoded: Float[Array, "B T2 D"]) -> Memory:
     assert batch.encoder is not None
     # Gathered once for all layers of the decoder.
     encoded = constrain(encoded, BATCH, LENGTH, None)
-    return Memory(encoded, batch.encoder, Keys(batch.encoder.columns >= 0))
+    cross = EncoderDecoder.masks(batch).cross
+    assert cross is not None
+    return Memory(encoded, batch.encoder, cross)
+
+
+def _existing(inputs: Packed) -> Mask:
+    """Returns the mask of whatever reads inputs: it sees all but their padding."""
+    return Keys(inputs.columns >= 0)

@@ -10,6 +10,7 @@ size L x S exists until `materialize`, where it fuses into the softmax.
 
 import abc
 import dataclasses
+from typing import NamedTuple
 
 from jaxtyping import Array, Bool, Int
 
@@ -31,6 +32,14 @@ class Mask(abc.ABC):
 
     def __or__(self, other: "Mask") -> "Mask":
         return _Either(self, other)
+
+
+class Masks(NamedTuple):
+    """All masks of a model on a batch; None where it has no such attention."""
+
+    encoder: Mask | None
+    decoder: Mask
+    cross: Mask | None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,6 +29,7 @@ from ul2.training.diagnosis import Diagnosis
 from ul2.training.evaluate import Evaluation, EvaluationStoppedError
 from ul2.training.events import Events, PassedBatches
 from ul2.training.guard import LOG, Guard, GuardSettings
+from ul2.training.history import History
 from ul2.training.losses import AUTO
 from ul2.training.metrics import Clock, Metrics, multiplied_params
 from ul2.training.origin import Origin
@@ -206,6 +207,7 @@ def _train(
         bad: for what the run goes back to its last checkpoint; None for no reason.
     """
     evaluation: Evaluation | None = None
+    history = History(run.model_dir)
     checkpoints = Checkpoints(
         run.model_dir,
         keep=settings.keep_checkpoints,
@@ -219,6 +221,7 @@ def _train(
         ),
         best=lambda: evaluation.best_step if evaluation else None,
         is_foreign=foreign_to(run.config_text),
+        on_save=history.saved,
         retry_seconds=settings.save_retry_seconds,
     )
     state, prior_steps = _first_state(run, settings, programs, checkpoints)
@@ -263,6 +266,7 @@ def _train(
     # An update consumes the state that it is given: nobody else may hold it.
     del state
     with (
+        history.of_run(lambda: updates.step) as ending,
         Preemption(run.mesh) as preemption,
         contextlib.closing(checkpoints),
         contextlib.closing(evaluation),
@@ -281,6 +285,7 @@ def _train(
             metrics=metrics,
             preemption=preemption,
         ).run()
+        ending.stopped = preempted
     return TrainSummary(
         updates.step,
         metrics.last,

@@ -10,6 +10,7 @@ steps since the last one, but for updates that were left out:
     padding_fraction     columns that are padding
     data_wait_fraction   share of the time spent waiting for the next batch
                          (the clock starts once the first step is compiled)
+    device_memory_bytes  most that a device of this host ever held, where it says so
     mfu                  model FLOPs / (time x peak FLOPs of all devices), where known
     skipped_updates      left out so far, of the whole run; and `spikes`, `rollbacks`
     events               what happened to any of these updates, if anything did
@@ -216,5 +217,13 @@ class Metrics:
             "examples_per_second": per_second(examples),
             "steps_per_second": per_second(len(self._gathered)),
             "data_wait_fraction": per_second(self._data_wait),
+            "device_memory_bytes": device_memory(),
             "mfu": per_second(flops / (peak * jax.device_count())) if peak else None,
         }
+
+
+def device_memory() -> int | None:
+    """Returns the peak of this host's fullest device; None where none is told."""
+    stats = (device.memory_stats() for device in jax.local_devices())
+    peaks = [one["peak_bytes_in_use"] for one in stats if one]
+    return max(peaks, default=None)

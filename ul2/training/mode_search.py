@@ -21,7 +21,13 @@ import jax
 from jax.experimental import multihost_utils
 
 from ul2 import json_files
-from ul2.run_files import EVALUATIONS, EVENTS, METRICS, read_measurements
+from ul2.run_files import (
+    EVALUATIONS,
+    EVENTS,
+    HISTORY,
+    METRICS,
+    read_measurements,
+)
 from ul2.training.best import is_better
 from ul2.training.checkpoints import CHECKPOINTS
 from ul2.training.events import PASSED
@@ -35,6 +41,7 @@ _PROMOTED: Final = (
     METRICS,
     EVALUATIONS,
     EVENTS,
+    HISTORY,
     PASSED,
     "best.json",
     "tensorboard",

@@ -33,6 +33,9 @@ from ul2.training.step import (
 )
 from ul2.vocab import Vocab
 
+MakeBatches = Callable[[], Iterable[Batch]]
+ScoreParams = Callable[[Params, Callable[[], None]], Mapping[str, Any]]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
@@ -60,6 +63,10 @@ class Run:
         score_params: measures parameters in further ways when they are evaluated,
             e.g. decodes and scores the answers; calls its second argument now and
             then, which raises when the run shall stop.
+        mode_batches: makes the held-out batches again under each mode, by name; the
+            denoisers are the same.
+        source_batches: names of sources, and what makes the held-out batches with the
+            number of a source in place of that of a denoiser; None for no such scores.
     """
 
     model_dir: str | Path
@@ -71,7 +78,7 @@ class Run:
     denoiser_names: Sequence[str]
     vocab: Vocab
     config_text: str
-    eval_batches: Callable[[], Iterable[Batch]] | None = None
+    eval_batches: MakeBatches | None = None
     mixture: Any = None
     model: dict[str, Any] | None = None
     origin: Origin | None = None
@@ -79,9 +86,9 @@ class Run:
     rules: Rules = dataclasses.field(default_factory=lambda: DEFAULT_RULES)
     show_progress: bool = True
     label: str = ""
-    score_params: Callable[[Params, Callable[[], None]], Mapping[str, float]] | None = (
-        None
-    )
+    score_params: ScoreParams | None = None
+    mode_batches: Mapping[str, MakeBatches] = dataclasses.field(default_factory=dict)
+    source_batches: tuple[Sequence[str], MakeBatches] | None = None
 
 
 class Programs:
@@ -103,6 +110,7 @@ class Programs:
             self.abstract, self.shardings, len(run.denoiser_names), run.mesh
         )
         self.train_step = functools.cache(self._make_train_step)
+        self.eval_step = functools.cache(self._make_eval_step)
 
     def _make_train_step(self, prior_steps: int) -> TrainStep:
         """Returns the update of an optimizer that had done so many before."""
@@ -129,16 +137,15 @@ class Programs:
             settings=self._settings,
         )
 
-    @functools.cached_property
-    def eval_step(self) -> EvalStep:
-        """The evaluation of one batch."""
+    def _make_eval_step(self, num_kinds: int) -> EvalStep:
+        """Returns the evaluation of one batch, whose targets are of so many kinds."""
         run = self._run
         return make_eval_step(
             self.model,
             run.mesh,
             run.rules,
             param_shardings=self.shardings.params,
-            num_denoisers=len(run.denoiser_names),
+            num_denoisers=num_kinds,
             vocab_size=run.vocab.padded_size,
             loss_chunk=self._settings.loss_chunk,
         )
@@ -150,15 +157,31 @@ def scorer(run: Run, programs: Programs) -> Score | None:
     if make_batches is None:
         return None
 
-    def score(params: Params, check: Callable[[], None]) -> dict[str, Any]:
-        scores = evaluate(
-            programs.eval_step,
+    def score_on(
+        params: Params,
+        make: MakeBatches,
+        names: Sequence[str],
+        check: Callable[[], None],
+    ) -> dict[str, Any]:
+        return evaluate(
+            programs.eval_step(len(names)),
             params,
-            make_batches(),
+            make(),
             lambda rows: place(rows, run.mesh, run.rules),
-            run.denoiser_names,
+            names,
             before_batch=check,
         )
+
+    def score(params: Params, check: Callable[[], None]) -> dict[str, Any]:
+        scores = score_on(params, make_batches, run.denoiser_names, check)
+        if run.mode_batches:
+            scores["modes"] = {
+                mode: score_on(params, make, run.denoiser_names, check)
+                for mode, make in run.mode_batches.items()
+            }
+        if run.source_batches is not None:
+            names, make = run.source_batches
+            scores["sources"] = score_on(params, make, names, check)["denoisers"]
         if run.score_params is not None:
             scores |= run.score_params(params, check)
         return scores

@@ -88,6 +88,8 @@ class Checkpoints:
             steps.
         best: returns a step that is kept, however old it is.
         is_foreign: returns why a contract is of another run; None where it is not.
+        on_save: is told of each save, once it is known: the step, and what went
+            wrong.
         retry_seconds: how long saving may fail before the run ends.
         clock: tells the time.
     """
@@ -100,12 +102,14 @@ class Checkpoints:
         contract: Contract,
         best: Callable[[], int | None] = lambda: None,
         is_foreign: Callable[[Contract], str | None] = lambda contract: None,
+        on_save: Callable[[int, str | None], None] = lambda step, error: None,
         retry_seconds: float = 1200.0,
         clock: Clock = time.monotonic,
     ) -> None:
         self._directory = checkpoints_dir(model_dir)
         self._keep, self._contract, self._best = keep, contract, best
         self._is_foreign, self._retry_seconds = is_foreign, retry_seconds
+        self._on_save = on_save
         self._clock = clock
         number = next(_numbers)
         self._exchange = Exchange(f"checkpoints/{number}")
@@ -217,6 +221,7 @@ class Checkpoints:
         """Waits until nothing is written any more; raises nothing."""
         if self._saving is not None:
             self._saving.attempt.wait()
+            self._on_save(self._saving.step, self._saving.attempt.error)
             if error := self._saving.attempt.error:
                 logging.error("checkpoint %d: %s.", self._saving.step, error)
             self._saving = None
@@ -387,6 +392,7 @@ class Checkpoints:
             self._failing_since, self._pause = None, 0.0
             self._steps.append(step)
             self._steps = [one for one in self._steps if one not in outdated]
+        self._on_save(step, attempt.error)
         if then is not None:
             then(attempt.error is None)
         if attempt.error is not None:
