@@ -76,6 +76,8 @@ class Workplace:
                 f"line {block.line}: exit code {done[0]}, not {block.exit_code}\n"
                 f"{block.to_run}\n{done[1]}"
             )
+        if block.says not in done[1]:
+            raise BlockError(f"line {block.line}: not {block.says!r}, but:\n{done[1]}")
 
     def _bash(self, block: Block, folder: Path, *options: str) -> tuple[int, str]:
         flags = options[:1] if options[0] == "-n" else options

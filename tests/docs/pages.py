@@ -7,6 +7,7 @@ front of it:
     <!-- toy ul2 train: --gin.SEED=1 -->  from here on, put behind every `ul2 train`
     <!-- toy: 10000 => 2; /mnt => a -->   in the next block, A is written as B
     <!-- exit: 2 -->                      the next block ends with this exit code
+    <!-- says: no such file -->           and writes this, on one line
     <!-- instead: parse; needs a pod -->  the next block's `ul2` commands are parsed,
                                           their files and names looked up
     <!-- instead: check; takes hours -->  `ul2 train` there is run as `ul2 check`
@@ -51,6 +52,7 @@ class Block:
         instead: what is done in place of running it; empty for running it.
         needs: modules without which it is only read.
         exit_code: that running it ends with.
+        says: what it writes; empty for anything.
         toys: flags behind every command of a name, `ul2 train`.
     """
 
@@ -62,6 +64,7 @@ class Block:
     instead: str = ""
     needs: list[str] = dataclasses.field(default_factory=list)
     exit_code: int = 0
+    says: str = ""
     toys: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
@@ -147,6 +150,8 @@ def _apply(block: Block, line: int, name: str, rest: str) -> None:
             block.replaced.append((old.strip(), new.strip()))
     elif name == "exit":
         block.exit_code = int(rest)
+    elif name == "says":
+        block.says = rest
     elif name == "needs":
         block.needs = rest.split()
     elif name == "instead":

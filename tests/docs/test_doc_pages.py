@@ -61,6 +61,7 @@ def test_replacement_of_what_is_not_there_is_refused():
         Block(1, "bash", "", "false\ntrue\n"),
         Block(1, "bash", "", "ul2 check | cat\n"),
         Block(1, "bash", "", "true\n", exit_code=2),
+        Block(1, "bash", "", "echo yes\n", says="no"),
         Block(1, "bash", "", "scripts/none.sh\n", instead="syntax"),
         Block(1, "bash", "", "ul2 train --gin.NONE=1\n", instead="parse"),
         Block(1, "bash", "", "ul2 plan\n", instead="parse"),
