@@ -20,7 +20,16 @@ _PATH = re.compile(
 # Places that a reader fills in, and directories of a run.
 _PLACES = {
     *("FLAGS", "NAME", "NAMES", "STORE", "FILE", "FILES", "PATH", "FOLDER", "VALUE"),
-    *("SIZE", "COMMAND", "EXTRAS", "MODULE", "SIGTERM", "SIGKILL", "SIGSTOP", "SIGABRT"),
+    *(
+        "SIZE",
+        "COMMAND",
+        "EXTRAS",
+        "MODULE",
+        "SIGTERM",
+        "SIGKILL",
+        "SIGSTOP",
+        "SIGABRT",
+    ),
     *("CHANGELOG", "ARCHITECTURE", "CONTRIBUTING", "README", "PYTHONPATH", "LICENSE"),
 }
 _TASK_FAMILIES = ("super_glue", "glue_", "gsm8k", "squad", "mmlu", "xsum", "svamp")

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from ul2 import __version__
 from ul2.cli import check, convert, infer, inspect, plan, signals, tokenize, train
 from ul2.cli import eval as evaluate
 from ul2.cli.command import explain, say
@@ -120,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="--gin.NAME=VALUE sets a macro of the gin files; no quoting is needed.",
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="version", version=f"ul2 {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for command in _COMMANDS:
         command.add(commands)
