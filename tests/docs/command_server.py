@@ -118,3 +118,5 @@ def _parse(arguments: list[str]) -> int:
 
 if __name__ == "__main__":
     serve(sys.argv[1])
+    # Libraries take their time to say farewell, and nothing is left to be done.
+    os._exit(0)
