@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ul2.decoding.text_model import TextModel
 
+# The one place of it: the wheel, `ul2 --version` and CHANGELOG.md follow.
+__version__ = "0.1.0"
+
 
 def load(path: str | Path, **options: Any) -> "TextModel":
     """Opens a trained model that reads and writes text, whatever its format.

@@ -85,7 +85,9 @@ def one_per_row(
 ) -> Packed:
     """Returns rows of one example each, padded to `length` or to the longest.
 
-    rows (11 12), (21)   ->   tokens [11 12] [21 0], columns [[0 1]] [[0 -1]]
+        rows (11 12), (21)   ->   tokens [11 12] [21 0], columns [[0 1]] [[0 -1]]
+
+    Segment 1 is the example, segment 0 what is behind it.
     """
     lengths = np.array([len(row) for row in rows])[:, None]
     places = np.arange(length or int(lengths.max()), dtype=np.int32)

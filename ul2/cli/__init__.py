@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from ul2 import __version__
 from ul2.cli import (
     check,
     completion,
@@ -29,7 +30,7 @@ from ul2.cli import (
 )
 from ul2.cli import eval as evaluate
 from ul2.cli.command import explain, say
-from ul2.cli.flags import Parser, Version, take_gin_flags
+from ul2.cli.flags import Parser, take_gin_flags
 from ul2.exit_codes import CLOSED_PIPE, DONE, RESTART, USAGE
 
 _PACKAGE: Final = Path(__file__).resolve().parents[1]
@@ -140,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="--gin.NAME=VALUE sets a macro of the gin files; no quoting is needed.",
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action=Version)
+    parser.add_argument("--version", action="version", version=f"ul2 {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for command in _COMMANDS:
         command.add(commands)

@@ -6,38 +6,18 @@ out before. Whoever comes from T5X, or forgets `gin.`, is told the flag of ul2.
 
 import argparse
 import re
-import sys
 from collections.abc import Sequence
 from typing import Any, Final, NoReturn
 
 from ul2 import t5x_names
 from ul2.cli.command import say
-from ul2.exit_codes import DONE, USAGE
+from ul2.exit_codes import USAGE
 from ul2.spelling import did_you_mean
 
 _GIN_FLAG: Final = "--gin."
 _CHOICE: Final = re.compile(
     r"invalid choice: '(?P<given>.*)' \(choose from (?P<all>.*)\)$"
 )
-
-
-class Version(argparse.Action):
-    """Prints the version, looked up only where somebody asks."""
-
-    def __init__(self, option_strings: Sequence[str], dest: str) -> None:
-        text = "print the version of ul2 and exit"
-        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=text)
-
-    def __call__(self, parser: argparse.ArgumentParser, *given: Any) -> NoReturn:
-        """Prints it."""
-        from importlib.metadata import PackageNotFoundError, version
-
-        try:
-            known = version("ul2")
-        except PackageNotFoundError:  # a checkout that is not installed
-            known = "of a checkout"
-        sys.stdout.write(f"ul2 {known}\n")
-        raise SystemExit(DONE)
 
 
 class Parser(argparse.ArgumentParser):
