@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 
 from ul2.data.permutation import NUM_KEYS, permute
 from ul2.data.token_store import Split
-from ul2.denoising.denoisers import Examples, Fit, denoise
+from ul2.denoising.denoisers import Denoiser, Examples, Fit, denoise
 from ul2.denoising.mixture import Mixture
 from ul2.vocab import Vocab
 
 # What a generator is for, so that no two draws share their bits.
-_ORDER, _EPOCH, _SPANS = range(3)
+ORDER, _EPOCH, _SPANS = range(3)
 
 
 class BatchPlan(NamedTuple):
@@ -36,6 +36,15 @@ class BatchPlan(NamedTuple):
 
     composition: NDArray[np.int64]  # [denoisers] examples of each in the batch
     first: NDArray[np.int64]  # [denoisers] examples of each before the batch
+    # What its texts become, where that differs from batch to batch.
+    fits: tuple[Fit, ...] | None = None
+
+
+class Practice(NamedTuple):
+    """Batches to plan rows with."""
+
+    fits: tuple[Fit, ...]
+    compositions: NDArray[np.int64]  # [batches, denoisers]
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -75,9 +84,18 @@ class MixtureBatches:
         Denoisers of like target lengths stand side by side, so that each batch has
         almost the same number of long targets.
         """
+        return self.mixture.compositions(self.batch_size, self.order)
+
+    @property
+    def order(self) -> list[int]:
+        """Indices of the denoisers, those of like target lengths side by side."""
         order = sorted(range(len(self.fits)), key=lambda index: self.fits[index])
         order.sort(key=lambda index: self.fits[index].targets)
-        return self.mixture.compositions(self.batch_size, order)
+        return order
+
+    def practice(self) -> list[Practice]:
+        """Returns all kinds of batches that there are."""
+        return [Practice(self.fits, self.compositions)]
 
     @functools.cached_property
     def round_tokens(self) -> int:
@@ -108,6 +126,10 @@ class Stream(MixtureBatches):
         super().__post_init__()
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"SEED={self.seed} must lie in [0, 2**32).")
+        self._check_text()
+
+    def _check_text(self) -> None:
+        """Refuses a split that is too small."""
         if not self.rounds_per_epoch:
             raise ValueError(
                 f"split {self.split.name!r} has {self.split.num_tokens} tokens, but "
@@ -129,7 +151,7 @@ class Stream(MixtureBatches):
     def plan(self, batch: int) -> BatchPlan:
         """Returns what batch number `batch` holds."""
         period, index = divmod(batch, len(self.compositions))
-        order = self._generator(_ORDER, 0, period).permutation(len(self.compositions))
+        order = self._generator(ORDER, 0, period).permutation(len(self.compositions))
         before = self.compositions[order[:index]].sum(axis=0)
         before += period * self.compositions.sum(axis=0)
         return BatchPlan(self.compositions[order[index]], before)
@@ -147,8 +169,13 @@ class Stream(MixtureBatches):
             )
             if plan.composition[index]
             else _NONE
-            for index, denoiser in enumerate(self.mixture.denoisers)
+            for index, denoiser in enumerate(self.denoisers_at(batch))
         )
+
+    def denoisers_at(self, batch: int) -> tuple[Denoiser, ...]:
+        """Returns what is done to the texts of a batch."""
+        del batch
+        return self.mixture.denoisers
 
     def starts(self, index: int, plan: BatchPlan) -> NDArray[np.int64]:
         """Returns where in the split each text of denoiser `index` starts, `[C]`."""
