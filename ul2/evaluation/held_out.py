@@ -152,7 +152,7 @@ def text_of_run(
         mixture = mixture_from_json(contract.mixture)
     numbers = read_numbers(contract.config_text) if contract is not None else {}
     numbers |= {name: value for name, value in given.items() if value is not None}
-    return HeldOutText(data=data, mixture=mixture, split=split, **numbers)
+    return HeldOutText(data=data, mixture=mixture.settled, split=split, **numbers)
 
 
 def mixture_from_json(fields: Mapping[str, Any]) -> Mixture:
