@@ -38,12 +38,14 @@ class Corpus:
         mixture: the denoisers.
         layout: of the batches.
         mode_convention: how R, S and X are written; None keeps the store's.
+        pieces: returns the characters of every id, for denoisers with a rule.
     """
 
     store: TokenStore
     mixture: Mixture
     layout: Layout
     mode_convention: str | None = None
+    pieces: Callable[[], Sequence[str]] | None = None
 
     @functools.cached_property
     def vocab(self) -> Vocab:
@@ -87,6 +89,7 @@ class Corpus:
             "targets_length": layout.targets_length,
             "batch_size": layout.batch_size,
             "seed": layout.seed if is_train else 0,
+            "pieces": self.pieces,
         }
         moves = isinstance(fields["mixture"], MovingMixture)
         return MovingStream(**fields) if moves else Stream(**fields)

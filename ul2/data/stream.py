@@ -16,6 +16,7 @@ rounds somewhere else, so a document meets other denoisers and other cuts the ne
 
 import dataclasses
 import functools
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -113,6 +114,7 @@ class Stream(MixtureBatches):
     Attributes:
         split: where the text comes from.
         seed: with the batch number, the only source of chance.
+        pieces: returns the characters of every id, for denoisers with a rule.
 
     Raises:
         ValueError: too few sentinels, nothing fits, or the split is too small for
@@ -121,6 +123,7 @@ class Stream(MixtureBatches):
 
     split: Split
     seed: int
+    pieces: Callable[[], Sequence[str]] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -166,11 +169,18 @@ class Stream(MixtureBatches):
                 vocab=self.vocab,
                 rng=self._generator(_SPANS, index, batch),
                 max_spans=self.mixture.max_spans(self.vocab),
+                pieces=self._pieces,
             )
             if plan.composition[index]
             else _NONE
             for index, denoiser in enumerate(self.denoisers_at(batch))
         )
+
+    @functools.cached_property
+    def _pieces(self) -> Sequence[str] | None:
+        """Characters of every id, if a denoiser reads them."""
+        has_rule = any(denoiser.has_rule for denoiser in self.mixture.denoisers)
+        return self.pieces() if has_rule and self.pieces is not None else None
 
     def denoisers_at(self, batch: int) -> tuple[Denoiser, ...]:
         """Returns what is done to the texts of a batch."""

@@ -9,6 +9,7 @@ its losses do not change, it does not listen to its modes.
 """
 
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping
 from typing import Any, Final
@@ -23,6 +24,7 @@ from ul2.denoising.denoisers import Denoiser
 from ul2.denoising.mixture import Mixture
 from ul2.evaluation.teacher_forced import split_model
 from ul2.sharding.placement import host_rows, num_batch_shards, place
+from ul2.tasks.tokenizer import pieces_of
 from ul2.training.checkpoints import Contract, check_vocab
 from ul2.training.evaluate import evaluate
 from ul2.training.step import make_eval_step
@@ -110,7 +112,8 @@ class HeldOutText:
             shards=num_batch_shards(mesh),
             host=host_rows(mesh),
         )
-        return Corpus(store, in_mode(self.mixture, mode), layout, convention)
+        pieces = functools.partial(pieces_of, store.tokenizer_path, store.vocab)
+        return Corpus(store, in_mode(self.mixture, mode), layout, convention, pieces)
 
 
 def in_mode(mixture: Mixture, mode: str | None) -> Mixture:
