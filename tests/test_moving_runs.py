@@ -9,6 +9,7 @@ from rich.console import Console
 from wiring_toys import flags, make_store
 
 from ul2 import cli, inspection, launch
+from ul2.evaluation.held_out import mixture_from_json
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +106,7 @@ def losses(folder):
     return {row["step"]: row["loss"] for row in rows}
 
 
+@pytest.mark.slow
 def test_run_that_stopped_goes_on_with_the_step_it_stopped_at(store, tmp_path):
     def train(run, total_steps):
         arguments = moving_flags(
@@ -138,6 +140,16 @@ def test_bad_movement_is_one_line_with_its_knob(store, tmp_path, text, problem):
     _, report = report_of("check", arguments)
     (error,) = report["errors"]
     assert problem in error and "\n" not in error
+
+
+def test_evaluation_masks_as_the_run_did(store, tmp_path):
+    arguments = moving_flags(store, tmp_path, MODEL_DIR="unused")
+    files = [a.removeprefix("--gin_file=") for a in arguments if "gin_file" in a]
+    pairs = [a.removeprefix("--gin.") for a in arguments if a.startswith("--gin.")]
+    recipe = launch.read(files, [tuple(pair.split("=", 1)) for pair in pairs])
+    data = recipe.open_data(launch.make_mesh(recipe))
+    kept = json.loads(json.dumps(data.to_json()))
+    assert mixture_from_json(kept) == data.stream("held_out").mixture
 
 
 def test_a_vocabulary_gets_the_sentinels_of_the_densest_step(tmp_path):

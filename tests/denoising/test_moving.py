@@ -41,6 +41,7 @@ def test_ramps_are_those_of_the_docstring():
         (lambda: linear(0, 1, steps=0), r"linear: steps \[0, 0\] must be whole .* set"),
         (lambda: cosine(0, 1, steps=5, begin=-1), r"cosine: steps \[-1, 4\] must be"),
         (lambda: linear(0, 1, steps=2.5), r"steps \[0, 2.5\] must be whole numbers"),
+        (lambda: linear(0, 1, steps=10**9), r"steps \[0, 1000000000\] must be"),
         (lambda: linear(0, float("inf"), steps=5), r"values \[inf\] are not finite"),
         (lambda: stages([1, 2], [0, 0]), r"stages: steps \[0, 0\] .* or starts"),
         (lambda: stages([1, 2, 3], [0, 9, 5]), r"steps \[0, 9, 5\] must be"),
@@ -58,6 +59,7 @@ def test_impossible_ramps_are_refused(make, problem):
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
+        ({"rates": [1, 2]}, r"rates = \[1, 2\] must be ramps by name, such as {'caus"),
         ({"rates": {"q": constant(1)}}, r"rates names 'q', .* one of \['causal_lm', "),
         ({"rates": {"causal_lm": 3}}, r"rates\['causal_lm'\] = 3 is no ramp; use @ra"),
         (

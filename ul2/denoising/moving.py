@@ -239,7 +239,12 @@ def _ramps(
     given: Mapping[str, Ramp] | None,
 ) -> tuple[Ramp, ...]:
     """Returns a ramp for each denoiser: the one given, or a constant."""
-    given = given or {}
+    given = {} if given is None else given
+    if not isinstance(given, Mapping):
+        raise ValueError(
+            f"moving.{knob} = {str(given)[:40]} must be ramps by name, such as "
+            f"{{{mixture.names[0]!r}: @ramps.linear()}}."
+        )
     for name, ramp in given.items():
         if name not in mixture.names:
             raise ValueError(

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _FORMS: Final = ("linear", "cosine", "stages")
-_MOST_STEPS: Final = 2**40
+_MOST_STEPS: Final = 10**8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +53,8 @@ class Ramp:
         ascending = all(a < b for a, b in zip(self.steps, self.steps[1:], strict=False))
         if not (self.steps and whole and ascending):
             return (
-                f"steps {list(self.steps)} must be whole numbers from 0 on, each "
-                "larger than the one before; set steps and begin, or starts."
+                f"steps {list(self.steps)} must be whole numbers of 0..{_MOST_STEPS}, "
+                "each larger than the one before; set steps and begin, or starts."
             )
         if len(self.steps) != len(self.values):
             return (
