@@ -54,7 +54,9 @@ def test_objective_composes_with_every_architecture(store, objective, model):
     report = check(recipe)
     assert report["errors"] == []
     for row in report["denoisers"]:
-        assert row["measured_share"] == pytest.approx(row["rate"], abs=1e-12)
+        # A stretch of a way begins and ends with an example that is still due.
+        off = 2 / 2048 if "step" in row else 1e-12
+        assert row["measured_share"] == pytest.approx(row["rate"], abs=off)
 
 
 @pytest.mark.parametrize("run", RUNS)

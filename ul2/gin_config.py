@@ -35,6 +35,8 @@ _REGISTERED: Final = {
     "ul2.training.optimizers": ("adafactor", "adamw"),
     "ul2.training.schedules": ("constant", "cosine", "inverse_square_root", "linear"),
     "ul2.denoising.mixture": ("from_rows", "named"),
+    "ul2.denoising.moving": ("moving",),
+    "ul2.denoising.ramps": ("constant", "cosine", "linear", "stages"),
     "ul2.data.task_mixture": ("TaskMixture",),
     "ul2.models.config": ("ModelConfig",),
     "ul2.models.decoder_only": ("DecoderOnly",),

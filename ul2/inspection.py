@@ -62,6 +62,19 @@ def pieces(
         yield None, decode(run)
 
 
+def print_declared(
+    step: int, declared: Sequence[dict[str, Any]], console: Console
+) -> None:
+    """Says how often each denoiser or task is used at a step, and how much it masks."""
+    parts = []
+    for row in declared:
+        density = row.get("noise_density")
+        masked = "" if density is None else f", {density:.4g} masked"
+        parts.append(f"{row['name']} {row['share']:.2%}{masked}")
+    console.print(Text(f"step {step}: {'; '.join(parts)}", style="dim"))
+    console.print()
+
+
 def print_examples(
     examples: Sequence[Example], tokenizer: Tokenizer, console: Console
 ) -> None:
@@ -196,15 +209,10 @@ def print_check(report: dict[str, Any], console: Console) -> None:
     Of denoisers, what was declared and what was measured; of tasks, what they hold and
     what of it is cut.
     """
-    if report.get("denoisers"):
-        table = Table(title="measured (declared)")
-        for name in ("denoiser", "mode", "share", "density", "span", "sentinels"):
-            table.add_column(name, justify="left" if name == "denoiser" else "right")
-        for name in ("text", "inputs", "targets", "of all targets"):
-            table.add_column(name, justify="right")
-        for row in report["denoisers"]:
-            table.add_row(*_check_row(row))
-        console.print(table)
+    rows = report.get("denoisers", [])
+    for step in dict.fromkeys(row.get("step") for row in rows):
+        here = [row for row in rows if row.get("step") == step]
+        console.print(_denoiser_table(here, step))
     if report.get("tasks"):
         console.print(_task_table(report["tasks"]))
     if report["padding_fraction"] is not None:
@@ -218,6 +226,19 @@ def print_check(report: dict[str, Any], console: Console) -> None:
         console.print(Text(f"warning: {warning}", style="yellow"), soft_wrap=True)
     for problem in report["errors"]:
         console.print(Text(f"error: {problem}", style="red"), soft_wrap=True)
+
+
+def _denoiser_table(rows: Sequence[dict[str, Any]], step: int | None) -> Table:
+    """Returns what was declared and measured; from a step on, if a mixture moves."""
+    since = "" if step is None else f", from step {step} on"
+    table = Table(title=f"measured (declared){since}")
+    for name in ("denoiser", "mode", "share", "density", "span", "sentinels"):
+        table.add_column(name, justify="left" if name == "denoiser" else "right")
+    for name in ("text", "inputs", "targets", "of all targets"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(*_check_row(row))
+    return table
 
 
 def _check_row(row: dict[str, Any]) -> tuple[str, ...]:

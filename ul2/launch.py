@@ -283,11 +283,13 @@ def sentinels_needed(gin_files: Sequence[str], bindings: Bindings) -> int:
         raise ConfigError(problems)
     macros = gin_config.macro_values()
     mixture: Mixture = gin_config.recipe_bindings()["mixture"].scoped_configurable_fn()
-    return max(
-        denoiser.fit(macros["INPUTS_LENGTH"], macros["TARGETS_LENGTH"], 0).spans
-        * denoiser.sentinels
-        for denoiser in mixture.denoisers
+    fits = mixture.fit_lengths(
+        macros["INPUTS_LENGTH"],
+        macros["TARGETS_LENGTH"],
+        [0] * len(mixture.denoisers),
+        None,
     )
+    return max(mixture.sentinels_needed(fits))
 
 
 def train(recipe: Recipe, *, show_progress: bool = True) -> loop.TrainSummary:

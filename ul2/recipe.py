@@ -4,6 +4,7 @@ Nothing here knows where the values came from; `ul2.launch` reads them from gin 
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -24,7 +25,7 @@ from ul2.models.config import ModelConfig
 from ul2.sharding.mesh import Workload, make_mesh
 from ul2.sharding.placement import host_rows, num_batch_shards, num_column_shards
 from ul2.tasks.example_tokenization import open_tasks, registered_tasks
-from ul2.tasks.tokenizer import Tokenizer
+from ul2.tasks.tokenizer import Tokenizer, pieces_of
 from ul2.training import loop, precision
 from ul2.training.optimizers import Optimizer
 from ul2.vocab import Vocab
@@ -290,7 +291,13 @@ class Recipe:
             if self.data is None:
                 raise ValueError("DATA=None is no token store; set DATA.")
             store = TokenStore.open(self.data)
-            return Corpus(store, self.mixture, layout, self.mode_convention)
+            return Corpus(
+                store,
+                self.mixture,
+                layout,
+                self.mode_convention,
+                functools.partial(pieces_of, store.tokenizer_path, store.vocab),
+            )
         assert tokenizer is not None
         return open_tasks(
             self.mixture,

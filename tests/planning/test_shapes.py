@@ -13,10 +13,13 @@ from ul2.sharding.mesh import make_mesh
 from ul2.starting import Start
 
 
+@pytest.mark.parametrize("objective", ["ul2", "ul2_moving"])
 @pytest.mark.parametrize("model", ["enc_dec_tiny", "dec_only_tiny"])
-def test_planned_batch_is_the_one_that_training_gets(tmp_path, model):
+def test_planned_batch_is_the_one_that_training_gets(tmp_path, model, objective):
     store = make_store(tmp_path)
-    recipe, _, steps = read(store_flags(store, model=model, MODEL_DIR="unused"))
+    recipe, _, steps = read(
+        store_flags(store, model=model, objective=objective, MODEL_DIR="unused")
+    )
     mesh = make_mesh(recipe.mesh)
     shape = shape_of(recipe, mesh)
     data = launch.open_data(recipe, mesh, Start())

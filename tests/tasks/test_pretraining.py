@@ -6,6 +6,8 @@ import pytest
 
 from ul2.denoising.denoisers import merge
 from ul2.denoising.mixture import named
+from ul2.denoising.moving import moving
+from ul2.denoising.ramps import linear
 from ul2.tasks.sources import TextSource, read_documents, split_documents
 
 pytestmark = pytest.mark.tf
@@ -276,3 +278,9 @@ def test_prefix_lm_batches_give_the_text_back(tokenizer, registry, source):
         merged.append(merge_all(mixture, [(prefix, targets)], tokenizer.vocab))
     wanted = text_of_split(source, "held_out", tokenizer)
     np.testing.assert_array_equal(np.concatenate(merged), wanted)
+
+
+def test_mixture_that_moves_is_refused(vocabulary):
+    mixture = moving(named("ul2"), rates={"s": linear(1, 4, steps=9)})
+    with pytest.raises(ValueError, match="a mixture that moves needs a token store"):
+        denoise_dataset([[11, 12]], mixture, vocabulary)

@@ -53,13 +53,13 @@ def add_gin_files(command: argparse.ArgumentParser) -> None:
 
 
 def add_import_module(command: argparse.ArgumentParser) -> None:
-    """Adds `--import_module`, for tasks that are a user's own."""
+    """Adds `--import_module`, for tasks and span rules that are a user's own."""
     command.add_argument(
         "--import_module",
         action="append",
         default=[],
         metavar="MODULE",
-        help="Python module that registers tasks; several allowed",
+        help="Python module that registers tasks or span rules; several allowed",
     )
 
 

@@ -54,6 +54,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     with launch.opened_to_look_at(options.gin_file, options.bindings) as data:
         tokenizer = tokenizer_of(Path("tokenizer"), data.tokenizer, data.vocab)
         examples = list(data.examples(options.split, options.step))
+        declared = data.declared(options.split, options.step)
         shown = examples[: options.examples]
         if options.masks or options.html is not None:
             batch = data.source(options.split)[options.step]
@@ -62,10 +63,12 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         if options.html is not None:
             _write_page(options, data, tokenizer, batch, examples)
     if not options.json:
+        inspection.print_declared(options.step, declared, console)
         inspection.print_examples(shown, tokenizer, console)
         return {}
     return {
         "step": options.step,
+        "denoisers": declared,
         "examples": [inspection.to_json(example, tokenizer) for example in shown],
     }
 

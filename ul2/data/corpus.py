@@ -4,22 +4,24 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ul2.batch import Batch, padding_fraction
 from ul2.data.loader import Source
+from ul2.data.moving_stream import MovingStream
 from ul2.data.packing import pack
 from ul2.data.run_data import Example, Layout, RunData
 from ul2.data.source_kinds import source_kinds
 from ul2.data.stream import Stream
 from ul2.data.token_store import TokenStore
 from ul2.denoising import preflight
-from ul2.denoising.denoisers import Examples
+from ul2.denoising.denoisers import Examples, Fit
 from ul2.denoising.mixture import Mixture
-from ul2.denoising.preflight import Distribution
+from ul2.denoising.moving import MovingMixture
+from ul2.denoising.preflight import Declared, Distribution
 from ul2.vocab import MODES, Vocab
 
 # Enough examples that a denoiser used once in a hundred is measured too.
@@ -37,12 +39,14 @@ class Corpus:
         mixture: the denoisers.
         layout: of the batches.
         mode_convention: how R, S and X are written; None keeps the store's.
+        pieces: returns the characters of every id, for denoisers with a rule.
     """
 
     store: TokenStore
     mixture: Mixture
     layout: Layout
     mode_convention: str | None = None
+    pieces: Callable[[], Sequence[str]] | None = None
 
     @functools.cached_property
     def vocab(self) -> Vocab:
@@ -73,18 +77,23 @@ class Corpus:
     def stream(self, split: str) -> Stream:
         """Returns the examples of a split of the store.
 
-        Held-out examples have a seed of their own: runs are compared on the same.
+        Held-out examples have a seed of their own, and a mixture that stands still:
+        runs and steps are compared on the same.
         """
         layout = self.layout
-        return Stream(
-            split=self.store.split(split),
-            mixture=self.mixture,
-            vocab=self.vocab,
-            inputs_length=layout.inputs_length,
-            targets_length=layout.targets_length,
-            batch_size=layout.batch_size,
-            seed=layout.seed if split == "train" else 0,
-        )
+        is_train = split == "train"
+        fields: dict[str, Any] = {
+            "split": self.store.split(split),
+            "mixture": self.mixture if is_train else self.mixture.settled,
+            "vocab": self.vocab,
+            "inputs_length": layout.inputs_length,
+            "targets_length": layout.targets_length,
+            "batch_size": layout.batch_size,
+            "seed": layout.seed if is_train else 0,
+            "pieces": self.pieces,
+        }
+        moves = isinstance(fields["mixture"], MovingMixture)
+        return MovingStream(**fields) if moves else Stream(**fields)
 
     def source(self, split: str) -> Source:
         """Returns this host's rows of every batch of a split."""
@@ -169,18 +178,27 @@ class Corpus:
     def measure(self) -> dict[str, Any]:
         """Returns what the stream really does, measured over whole periods of it.
 
+        Of a mixture that moves: at the beginning, half-way and at the end, each row
+        with its `step`.
+
         Returns:
             `denoisers` (see `preflight.Measurement`), `padding_fraction` of the
             packed rows, what the rows look like, and `warnings`.
         """
         source = self.source("train")
         stream, packing = source.stream, source.packing
-        batches, made = _gather(stream)
-        measured = preflight.measure(stream.mixture, stream.fits, made, stream.vocab)
         whole = Source(stream, packing)
-        padding = float(np.mean([padding_fraction(whole[batch]) for batch in batches]))
+        rows, paddings = [], []
+        for stretch in _stretches(stream):
+            made = _gather(stream, stretch.batches)
+            measured = preflight.measure(
+                stretch.declared, stretch.fits, made, stream.vocab
+            )
+            rows += [{**dataclasses.asdict(one), **stretch.label} for one in measured]
+            paddings += [padding_fraction(whole[batch]) for batch in stretch.batches]
+        padding = float(np.mean(paddings))
         return {
-            "denoisers": [dataclasses.asdict(one) for one in measured],
+            "denoisers": rows,
             "padding_fraction": padding,
             "batch_size": stream.batch_size,
             "rows": packing.rows,
@@ -192,13 +210,35 @@ class Corpus:
         }
 
     def distributions(self) -> Mapping[str, Distribution]:
-        """Returns what `measure` measures the means of, by denoiser."""
+        """Returns what `measure` measures the means of, by denoiser.
+
+        Of a mixture that moves: at its beginning.
+        """
         stream = self.stream("train")
-        _, gathered = _gather(stream)
+        stretch = _stretches(stream)[0]
+        denoisers = stretch.declared.denoisers
         return {
             denoiser.name: preflight.distribution(denoiser, made, stream.vocab)
-            for denoiser, made in zip(self.mixture.denoisers, gathered, strict=True)
+            for denoiser, made in zip(
+                denoisers, _gather(stream, stretch.batches), strict=True
+            )
         }
+
+    def declared(self, split: str, step: int) -> list[dict[str, Any]]:
+        """Returns the share and the noise density of each denoiser at a step."""
+        mixture = self.stream(split).mixture
+        denoisers, shares = mixture.denoisers, mixture.shares
+        if isinstance(mixture, MovingMixture):
+            denoisers, shares = mixture.over(step, step + 1)
+        return [
+            {
+                "name": denoiser.name,
+                "mode": denoiser.mode,
+                "share": share,
+                "noise_density": denoiser.noise_density,
+            }
+            for denoiser, share in zip(denoisers, shares, strict=True)
+        ]
 
     def verify(self) -> None:
         """Reads all of the store, and compares it with its checksums."""
@@ -236,6 +276,11 @@ class Corpus:
         """Returns what to do where rows stay emptier than they need to."""
         if padding <= _NOTEWORTHY_PADDING:
             return []
+        if isinstance(self.mixture, MovingMixture):
+            return [
+                f"{padding:.1%} of all columns are padding: rows are as wide as the "
+                "fullest batch of any step needs"
+            ]
         # Two rounds fill a row: mirrored pairs of the S-denoiser included.
         shards, batch_size = self.layout.shards, self.layout.batch_size
         unit = 2 * self.mixture.round_size * shards
@@ -246,17 +291,43 @@ class Corpus:
         ]
 
 
-def _gather(stream: Stream) -> tuple[range, list[Examples]]:
-    """Returns the batches that are measured, and their examples by denoiser."""
-    period = len(stream.compositions)
-    periods = max(1, math.ceil(_LEAST_EXAMPLES / (period * stream.batch_size)))
-    most = max(1, _MOST_EXAMPLES // stream.batch_size)
-    batches = range(min(period * periods, most))
+def _gather(stream: Stream, batches: range) -> list[Examples]:
+    """Returns the examples of some batches, by denoiser."""
     gathered: list[list[Examples]] = [[] for _ in stream.mixture.denoisers]
     for batch in batches:
         for kept, made in zip(gathered, stream.examples(batch), strict=True):
             kept.append(made)
-    return batches, [_concatenate(made) for made in gathered]
+    return [_concatenate(made) for made in gathered]
+
+
+class _Stretch(NamedTuple):
+    """Batches that are measured together."""
+
+    batches: range
+    declared: Declared
+    fits: Sequence[Fit]
+    label: dict[str, int]  # for the rows of the report
+
+
+def _stretches(stream: Stream) -> list[_Stretch]:
+    """Returns what to measure: whole periods, or three stretches of a way."""
+    most = max(1, _MOST_EXAMPLES // stream.batch_size)
+    if not isinstance(stream, MovingStream):
+        period = len(stream.compositions)
+        periods = max(1, math.ceil(_LEAST_EXAMPLES / (period * stream.batch_size)))
+        batches = range(min(period * periods, most))
+        return [_Stretch(batches, stream.mixture, stream.fits, {})]
+    count = min(math.ceil(_LEAST_EXAMPLES / stream.batch_size), most)
+    last = stream.mixture.last
+    return [
+        _Stretch(
+            range(step, step + count),
+            stream.mixture.over(step, step + count),
+            stream.fits_at(step + count // 2),
+            {"step": step},
+        )
+        for step in (0, last // 2, last)
+    ]
 
 
 def _concatenate(made: Sequence[Examples]) -> Examples:

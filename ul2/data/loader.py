@@ -15,9 +15,12 @@ from ul2.batch import ALL_ROWS, Batch, HostRows
 from ul2.data.features import to_batch
 from ul2.data.packing import Packing
 from ul2.data.stream import Stream
+from ul2.denoising.moving import MovingMixture
 
 # Of the order of the examples: a position saved under another one means other text.
 VERSION: Final = 1
+# How a mixture moves, in a position; not there for one that does not.
+MOVES: Final = "moves"
 _FOR_EVER: Final = 2**48
 
 
@@ -54,33 +57,38 @@ class Source:
         self.host.check(self.packing.rows)
 
     def __getitem__(self, batch: int) -> Batch:
+        dealt, shape = self.packing.deal_batch(self.stream.plan(batch))
         examples = self.stream.examples(batch)
-        return to_batch(examples, self.dealt(batch), self.packing, self.stream.vocab)
+        return to_batch(examples, self.host.of(dealt), shape, self.stream.vocab)
 
     def dealt(self, batch: int) -> NDArray[np.int64]:
         """Returns [rows, examples per row]: which examples of a batch stand where.
 
         They are numbered in the order of `stream.examples`.
         """
-        composition = self.stream.plan(batch).composition
-        dealt: NDArray[np.int64] = self.host.of(self.packing.deal(composition))
-        return dealt
+        dealt, _ = self.packing.deal_batch(self.stream.plan(batch))
+        mine: NDArray[np.int64] = self.host.of(dealt)
+        return mine
 
     def identity(self) -> dict[str, Any]:
         """Returns the seed, the lengths, the mixture and the text."""
         stream = self.stream
+        mixture = stream.mixture
+        moves = {}
+        if isinstance(mixture, MovingMixture):
+            moves = {MOVES: mixture.to_json()}
         return {
+            **moves,
             "version": VERSION,
             "seed": stream.seed,
             "batch_size": stream.batch_size,
             "inputs_length": stream.inputs_length,
             "targets_length": stream.targets_length,
             "denoisers": [
-                list(dataclasses.astuple(denoiser))
-                for denoiser in stream.mixture.denoisers
+                list(dataclasses.astuple(denoiser)) for denoiser in mixture.denoisers
             ],
-            "rates": list(stream.mixture.counts),
-            "cap_spans": stream.mixture.cap_spans,
+            "rates": list(mixture.counts),
+            "cap_spans": mixture.cap_spans,
             "tokens": stream.split.num_tokens,
             "text": self.text,
         }
@@ -141,9 +149,9 @@ class Loader:
             )
         here = self._source.identity()
         other = {
-            key: (position.get(key), value)
-            for key, value in here.items()
-            if position.get(key) != value
+            key: (position.get(key), here.get(key))
+            for key in (*here, *({MOVES} - here.keys()))
+            if position.get(key) != here.get(key)
         }
         if other:
             changes = ", ".join(f"{k}: {a} -> {b}" for k, (a, b) in other.items())

@@ -12,12 +12,15 @@ leave nothing over.
 
 import dataclasses
 import functools
+import math
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ul2.data.stream import MixtureBatches
+from ul2.data.row_plan import RowWidths, widened
+from ul2.data.stream import BatchPlan, MixtureBatches, Practice
 from ul2.denoising.denoisers import Denoiser, Fit
 from ul2.vocab import round_up
 
@@ -27,6 +30,10 @@ _WIDTH_MULTIPLE: Final = 8
 # And so is each part of a row, in bfloat16: of others, a TPU's compiler sums the whole
 # and throws most of it away, instead of scattering the sum.
 _PART_MULTIPLE: Final = 16
+# Room for batches fuller than all that rows were planned with, where those are some.
+_SLACK: Final = 1.02
+# Batches that every layout is tried with, where there are more kinds of them.
+_FEW: Final = 4
 # Few examples per row divide over more devices, so they need not be the very fullest:
 # this share of padding is good enough, or this much more than the least possible.
 _GOOD_ENOUGH: Final = 0.025
@@ -83,6 +90,9 @@ class Packing:
     padding_fraction: float
     _sizes: tuple[Sizes, ...]
     _keep_pairs: bool
+    # For batches that are not those that the rows were planned with.
+    _measure: Callable[[tuple[Fit, ...]], tuple[Sizes, ...]] | None = None
+    _width_multiple: int = _WIDTH_MULTIPLE
 
     def deal(self, composition: NDArray[np.int64]) -> NDArray[np.int64]:
         """Returns `[rows, examples_per_row]`: which examples stand in which row.
@@ -93,6 +103,26 @@ class Packing:
         return _deal(
             self._sizes, tuple(composition.tolist()), self.rows, self._keep_pairs
         )[0]
+
+    def deal_batch(self, plan: BatchPlan) -> tuple[NDArray[np.int64], RowWidths]:
+        """Deals the examples of any batch, and says how wide its rows are.
+
+        They are `widths`, but where a mixture that moves comes to a batch that is
+        fuller than all that it was planned with.
+        """
+        if plan.fits is None or self._measure is None:
+            return self.deal(plan.composition), RowWidths(self.widths, self.views)
+        dealt, loads = _deal(
+            self._measure(plan.fits),
+            tuple(plan.composition.tolist()),
+            self.rows,
+            self._keep_pairs,
+        )
+        widths = [
+            widened(width, int(needed), self._width_multiple)
+            for width, needed in zip(self.widths, loads.max(axis=0), strict=True)
+        ]
+        return dealt, RowWidths(tuple(widths), self.views)
 
 
 def pack(
@@ -136,19 +166,22 @@ def pack(
         )
     choices = [examples_per_row] if examples_per_row else _divisors(per_shard)
     multiple = _PART_MULTIPLE * column_shards if column_shards > 1 else _WIDTH_MULTIPLE
+    practice = batches.practice()
+    # Of many kinds of batches, a few say which layout is best.
+    few = practice[:: -(-len(practice) // _FEW)]
+    plan = functools.partial(_packing, batches, architecture, shards, multiple)
     packings = [
-        _packing(
-            batches, architecture, batch_size // choice, shards, multiple, keep_pairs
-        )
+        plan(batch_size // choice, keep_pairs, few)
         for choice in choices
         for keep_pairs in (True, False)
     ]
     least = min(packing.padding_fraction for packing in packings)
     enough = max(_GOOD_ENOUGH, least + _MARGIN)
-    return min(
+    best = min(
         (p for p in packings if p.padding_fraction <= enough),
         key=lambda p: (p.examples_per_row, p.padding_fraction),
     )
+    return best if few == practice else plan(best.rows, best._keep_pairs, practice)
 
 
 def _divisors(number: int) -> list[int]:
@@ -162,28 +195,45 @@ def _divisors(number: int) -> list[int]:
 def _packing(
     batches: MixtureBatches,
     architecture: str,
-    rows: int,
     shards: int,
     width_multiple: int,
+    rows: int,
     keep_pairs: bool,
+    practice: Sequence[Practice],
 ) -> Packing:
-    measured = tuple(
-        sizes(denoiser, fit, len(batches.vocab.mode(denoiser.mode)), architecture)
-        for denoiser, fit in zip(batches.mixture.denoisers, batches.fits, strict=True)
-    )
-    compositions = {tuple(row) for row in batches.compositions.tolist()}
-    loads = [_deal(measured, counts, rows, keep_pairs)[1] for counts in compositions]
-    widths = [round_up(int(w), width_multiple) for w in np.max(loads, axis=(0, 1))]
-    filled = batches.compositions.mean(axis=0) @ [size.mean for size in measured]
+    measure = functools.partial(_measure, batches, architecture)
+    longest = measure(batches.fits)
+    loads, filled = [], []
+    for fits, compositions in practice:
+        measured = measure(fits)
+        for counts in {tuple(row) for row in compositions.tolist()}:
+            loads.append(_deal(measured, counts, rows, keep_pairs)[1])
+        filled.append(compositions.mean(axis=0) @ [size.mean for size in measured])
+    # Where there are too many kinds of batches to try them all.
+    slack = _SLACK if len(practice) > 1 else 1
+    fullest = np.max(loads, axis=(0, 1)) * slack
+    widths = [round_up(math.ceil(width), width_multiple) for width in fullest]
     return Packing(
         rows=rows,
         examples_per_row=batches.batch_size // rows,
         widths=tuple(widths),
-        views=tuple(np.max([size.single for size in measured], axis=0).tolist()),
+        views=tuple(np.max([size.single for size in longest], axis=0).tolist()),
         shards=shards,
-        padding_fraction=float(1 - filled / (rows * sum(widths))),
-        _sizes=measured,
+        padding_fraction=float(1 - np.mean(filled) / (rows * sum(widths))),
+        _sizes=longest,
         _keep_pairs=keep_pairs,
+        _measure=measure,
+        _width_multiple=width_multiple,
+    )
+
+
+def _measure(
+    batches: MixtureBatches, architecture: str, fits: tuple[Fit, ...]
+) -> tuple[Sizes, ...]:
+    """Returns the columns of every denoiser's examples."""
+    return tuple(
+        sizes(denoiser, fit, len(batches.vocab.mode(denoiser.mode)), architecture)
+        for denoiser, fit in zip(batches.mixture.denoisers, fits, strict=True)
     )
 
 

@@ -74,7 +74,7 @@ class RowPlan:
         """
         dealt, loads = _deal(_sides(lengths, self.joined), self.rows)
         widths = [
-            _widened(width, int(needed))
+            widened(width, int(needed))
             for width, needed in zip(self.widths, loads.max(axis=0), strict=True)
         ]
         return dealt, RowWidths(tuple(widths), self.views)
@@ -183,8 +183,8 @@ def _deal(
     return order, lengths[order].sum(axis=1)
 
 
-def _widened(width: int, needed: int) -> int:
+def widened(width: int, needed: int, multiple: int = _WIDTH_MULTIPLE) -> int:
     """Returns the width, or the next larger one that is enough."""
     while width < needed:
-        width = round_up(int(width * _WIDEN), _WIDTH_MULTIPLE)
+        width = round_up(int(width * _WIDEN), multiple)
     return width

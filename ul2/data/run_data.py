@@ -109,5 +109,8 @@ class RunData(Protocol):
     def warnings(self) -> list[str]:
         """Returns what a person should know before training on it, a line each."""
 
+    def declared(self, split: str, step: int) -> list[dict[str, Any]]:
+        """Returns name, mode and share of each denoiser or task at a step."""
+
     def examples(self, split: str, batch: int) -> Iterator[Example]:
         """Yields the examples of a batch, for `ul2 inspect`."""

@@ -16,6 +16,7 @@ rounds somewhere else, so a document meets other denoisers and other cuts the ne
 
 import dataclasses
 import functools
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,12 +24,12 @@ from numpy.typing import NDArray
 
 from ul2.data.permutation import NUM_KEYS, permute
 from ul2.data.token_store import Split
-from ul2.denoising.denoisers import Examples, Fit, denoise
+from ul2.denoising.denoisers import Denoiser, Examples, Fit, denoise
 from ul2.denoising.mixture import Mixture
 from ul2.vocab import Vocab
 
 # What a generator is for, so that no two draws share their bits.
-_ORDER, _EPOCH, _SPANS = range(3)
+ORDER, _EPOCH, _SPANS = range(3)
 
 
 class BatchPlan(NamedTuple):
@@ -36,6 +37,15 @@ class BatchPlan(NamedTuple):
 
     composition: NDArray[np.int64]  # [denoisers] examples of each in the batch
     first: NDArray[np.int64]  # [denoisers] examples of each before the batch
+    # What its texts become, where that differs from batch to batch.
+    fits: tuple[Fit, ...] | None = None
+
+
+class Practice(NamedTuple):
+    """Batches to plan rows with."""
+
+    fits: tuple[Fit, ...]
+    compositions: NDArray[np.int64]  # [batches, denoisers]
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -75,9 +85,18 @@ class MixtureBatches:
         Denoisers of like target lengths stand side by side, so that each batch has
         almost the same number of long targets.
         """
+        return self.mixture.compositions(self.batch_size, self.order)
+
+    @property
+    def order(self) -> list[int]:
+        """Indices of the denoisers, those of like target lengths side by side."""
         order = sorted(range(len(self.fits)), key=lambda index: self.fits[index])
         order.sort(key=lambda index: self.fits[index].targets)
-        return self.mixture.compositions(self.batch_size, order)
+        return order
+
+    def practice(self) -> list[Practice]:
+        """Returns all kinds of batches that there are."""
+        return [Practice(self.fits, self.compositions)]
 
     @functools.cached_property
     def round_tokens(self) -> int:
@@ -95,6 +114,7 @@ class Stream(MixtureBatches):
     Attributes:
         split: where the text comes from.
         seed: with the batch number, the only source of chance.
+        pieces: returns the characters of every id, for denoisers with a rule.
 
     Raises:
         ValueError: too few sentinels, nothing fits, or the split is too small for
@@ -103,11 +123,16 @@ class Stream(MixtureBatches):
 
     split: Split
     seed: int
+    pieces: Callable[[], Sequence[str]] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"SEED={self.seed} must lie in [0, 2**32).")
+        self._check_text()
+
+    def _check_text(self) -> None:
+        """Refuses a split that is too small."""
         if not self.rounds_per_epoch:
             raise ValueError(
                 f"split {self.split.name!r} has {self.split.num_tokens} tokens, but "
@@ -129,7 +154,7 @@ class Stream(MixtureBatches):
     def plan(self, batch: int) -> BatchPlan:
         """Returns what batch number `batch` holds."""
         period, index = divmod(batch, len(self.compositions))
-        order = self._generator(_ORDER, 0, period).permutation(len(self.compositions))
+        order = self._generator(ORDER, 0, period).permutation(len(self.compositions))
         before = self.compositions[order[:index]].sum(axis=0)
         before += period * self.compositions.sum(axis=0)
         return BatchPlan(self.compositions[order[index]], before)
@@ -144,11 +169,23 @@ class Stream(MixtureBatches):
                 vocab=self.vocab,
                 rng=self._generator(_SPANS, index, batch),
                 max_spans=self.mixture.max_spans(self.vocab),
+                pieces=self._pieces,
             )
             if plan.composition[index]
             else _NONE
-            for index, denoiser in enumerate(self.mixture.denoisers)
+            for index, denoiser in enumerate(self.denoisers_at(batch))
         )
+
+    @functools.cached_property
+    def _pieces(self) -> Sequence[str] | None:
+        """Characters of every id, if a denoiser reads them."""
+        has_rule = any(denoiser.has_rule for denoiser in self.mixture.denoisers)
+        return self.pieces() if has_rule and self.pieces is not None else None
+
+    def denoisers_at(self, batch: int) -> tuple[Denoiser, ...]:
+        """Returns what is done to the texts of a batch."""
+        del batch
+        return self.mixture.denoisers
 
     def starts(self, index: int, plan: BatchPlan) -> NDArray[np.int64]:
         """Returns where in the split each text of denoiser `index` starts, `[C]`."""

@@ -151,6 +151,15 @@ class TaskData:
         """Returns nothing: tasks mask nothing."""
         return {}
 
+    def declared(self, split: str, step: int) -> list[dict[str, Any]]:
+        """Returns the share of each task, the same at every step."""
+        del split, step
+        counts = counts_of(self.rows)
+        return [
+            {"name": row.name, "mode": row.mode, "share": count / sum(counts)}
+            for row, count in zip(self.rows, counts, strict=True)
+        ]
+
     def verify(self) -> None:
         """Does nothing: a store of examples is compared whenever it is opened."""
 

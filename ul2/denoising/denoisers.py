@@ -6,12 +6,13 @@ T5's span corruption, the extreme denoisers, prefix LM, causal LM.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ul2.denoising import spans
+from ul2.denoising import span_rules, spans
 from ul2.vocab import MODES, Vocab
 
 Tokens = NDArray[np.int32]
@@ -47,7 +48,8 @@ class Denoiser:
         mean_span_length: tokens per span; None for a suffix, whose one span is as
             long as the density says.
         noise_density: share of the text that goes to the targets, in (0, 1].
-        placement: where spans may lie; a key of `spans.PLACEMENTS`.
+        placement: where spans may lie; a key of `spans.PLACEMENTS`, or a rule of one's
+            own (`span_rules`).
         sentinels: whether each span leaves a sentinel in the inputs and starts with
             it in the targets. Off for a suffix, as in T5's prefix LM.
     """
@@ -69,9 +71,11 @@ class Denoiser:
     def _unknown_value(self) -> str | None:
         if self.mode not in (None, *MODES):
             return f"mode={self.mode!r} is not one of {list(MODES)} or None."
-        if self.placement not in spans.PLACEMENTS:
+        if not (self.placement in spans.PLACEMENTS or self.has_rule):
+            known = [*spans.PLACEMENTS, *span_rules.SPAN_RULES]
             return (
-                f"placement={self.placement!r} is not one of {list(spans.PLACEMENTS)}."
+                f"placement={self.placement!r} is not one of {known}; name the module "
+                "of a rule of your own with --import_module."
             )
         if not 0 < self.noise_density <= 1:
             return f"noise_density={self.noise_density} is not in (0, 1]."
@@ -99,9 +103,15 @@ class Denoiser:
         """Whether the noise is one span at the end: the targets continue the inputs."""
         return self.placement in spans.SUFFIXES
 
+    @property
+    def has_rule(self) -> bool:
+        """Whether a rule says what is masked, so that lengths depend on the text."""
+        return self.placement in span_rules.SPAN_RULES
+
     def count(self, length: int, max_spans: int | None = None) -> tuple[int, int]:
         """Returns (noise tokens, spans) of a text of `length` tokens.
 
+        A rule makes as many at most.
         For a `suffix` the noise tokens are those of two texts, see `spans.place`.
         """
         if self.placement == "suffix":
@@ -112,6 +122,8 @@ class Denoiser:
         num_spans = spans.count_spans(
             noise, length - noise, self.mean_span_length, self.placement
         )
+        if self.has_rule:
+            num_spans = span_rules.spare(num_spans, noise)
         return noise, min(num_spans, max_spans or num_spans)
 
     def measure(self, length: int, mode_length: int, max_spans: int | None) -> Fit:
@@ -122,7 +134,9 @@ class Denoiser:
             # T5 cuts prefix LM's text to the inputs' length, EOS included.
             inputs = mode_length + length + marks + 1
             return Fit(length, noise, 1, inputs, noise - 1 + marks + 1)
-        inputs = mode_length + length - noise + marks + 1
+        # A rule may find nothing to mask, and masks no more spans than tokens.
+        kept = length if self.has_rule else length - noise + marks
+        inputs = mode_length + kept + 1
         return Fit(length, noise, num_spans, inputs, noise + marks + 1)
 
     def fit(
@@ -157,6 +171,7 @@ def denoise(
     vocab: Vocab,
     rng: np.random.Generator,
     max_spans: int | None = None,
+    pieces: Sequence[str] | None = None,
 ) -> Examples:
     """Replaces every span by one sentinel and moves the span to the targets.
 
@@ -175,6 +190,7 @@ def denoise(
         vocab: sentinels, EOS, pad and mode ids.
         rng: the only source of chance.
         max_spans: cap on the number of spans; they get longer instead.
+        pieces: characters of every id, for a rule.
 
     Returns:
         The examples; no token of `tokens` is lost, and `merge` finds them again.
@@ -189,15 +205,27 @@ def denoise(
             f"denoiser {denoiser.name!r}: {num_spans} sentinels needed for a text of "
             f"{length} tokens, but the vocabulary has {len(vocab.sentinel_ids)}."
         )
-    lengths = spans.place(denoiser.placement, rng, count, length, noise, num_spans)
-    is_noise, starts = _marks(lengths, length)
+    if denoiser.has_rule:
+        if pieces is None:
+            raise ValueError(
+                f"denoiser {denoiser.name!r}: the rule {denoiser.placement!r} reads "
+                "characters; train it from a token store."
+            )
+        assert denoiser.mean_span_length is not None
+        budget = span_rules.Budget(noise, num_spans, denoiser.mean_span_length)
+        is_noise, starts = span_rules.mark(
+            denoiser.placement, tokens, pieces, budget, rng
+        )
+    else:
+        lengths = spans.place(denoiser.placement, rng, count, length, noise, num_spans)
+        is_noise, starts = _marks(lengths, length)
 
     # Every text position offers a sentinel and its token: [C, L, 2]. Both sides take
     # the sentinels where spans start; they divide the tokens between them.
     offers = np.empty((count, length, 2), np.int32)
     offers[:, :, 1] = tokens
     if denoiser.sentinels:
-        offers[starts, 0] = np.tile(vocab.sentinel_ids[:num_spans], count)
+        offers[starts, 0] = _sentinels(starts, num_spans, vocab, denoiser.has_rule)
     else:
         starts = np.zeros_like(starts)
     mode = vocab.mode(denoiser.mode)
@@ -217,6 +245,18 @@ def _marks(
     span_starts = np.cumsum(lengths, axis=1)[:, 0:-1:2]
     starts[np.arange(count)[:, None], span_starts] = True
     return is_noise, starts
+
+
+def _sentinels(
+    starts: NDArray[np.bool_], num_spans: int, vocab: Vocab, has_rule: bool
+) -> NDArray[np.int_]:
+    """Returns the sentinel of every span, text after text."""
+    sentinels = np.array(vocab.sentinel_ids[:num_spans], np.int_)
+    if not has_rule:
+        return np.tile(sentinels, len(starts))
+    # Texts differ in their number of spans.
+    numbers: NDArray[np.int_] = np.cumsum(starts, axis=1)[starts] - 1
+    return sentinels[numbers]
 
 
 def _take(

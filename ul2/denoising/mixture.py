@@ -23,7 +23,7 @@ from ul2.vocab import Vocab
 # (name, mode, mean_span_length, noise_density, placement, rate)
 Row = tuple[str, str | None, float | None, float, str, float]
 
-_LARGEST_ROUND: Final = 10_000
+LARGEST_ROUND: Final = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,10 +52,10 @@ class Mixture:
         bad = [rate for rate in self.rates if not 0 < rate < math.inf]
         if bad:
             raise ValueError(f"mixture rates must be positive; got {bad}.")
-        if self.round_size > _LARGEST_ROUND:
+        if self.round_size > LARGEST_ROUND:
             raise ValueError(
                 f"rates {list(self.rates)} are exact only over {self.round_size} "
-                f"examples (at most {_LARGEST_ROUND}); round them."
+                f"examples (at most {LARGEST_ROUND}); round them."
             )
 
     @property
@@ -80,6 +80,11 @@ class Mixture:
     def shares(self) -> tuple[float, ...]:
         """The rates, scaled to add up to one."""
         return tuple(count / self.round_size for count in self.counts)
+
+    @property
+    def settled(self) -> "Mixture":
+        """The mixture that held-out text is masked by: itself, unless it moves."""
+        return self
 
     def compositions(
         self, batch_size: int, order: Sequence[int] | None = None
@@ -107,14 +112,11 @@ class Mixture:
         Raises:
             ValueError: nothing fits, or the vocabulary has too few sentinels.
         """
-        fits = tuple(
-            denoiser.fit(
-                inputs_length,
-                targets_length,
-                len(vocab.mode(denoiser.mode)),
-                self.max_spans(vocab),
-            )
-            for denoiser in self.denoisers
+        fits = self.fit_lengths(
+            inputs_length,
+            targets_length,
+            [len(vocab.mode(denoiser.mode)) for denoiser in self.denoisers],
+            self.max_spans(vocab),
         )
         needed = self.sentinels_needed(fits)
         if max(needed) > len(vocab.sentinel_ids):
@@ -127,6 +129,29 @@ class Mixture:
                 "(fewer, longer spans)."
             )
         return fits
+
+    def fit_lengths(
+        self,
+        inputs_length: int,
+        targets_length: int,
+        mode_lengths: Sequence[int],
+        max_spans: int | None,
+    ) -> tuple[Fit, ...]:
+        """Returns how much text each denoiser takes, with any number of sentinels.
+
+        Args:
+            inputs_length: longest inputs.
+            targets_length: longest targets.
+            mode_lengths: tokens of the mode of each denoiser.
+            max_spans: cap on the number of spans.
+
+        Raises:
+            ValueError: nothing fits.
+        """
+        return tuple(
+            denoiser.fit(inputs_length, targets_length, mode_length, max_spans)
+            for denoiser, mode_length in zip(self.denoisers, mode_lengths, strict=True)
+        )
 
     def sentinels_needed(self, fits: Iterable[Fit]) -> tuple[int, ...]:
         """Returns how many different sentinels an example of each denoiser holds."""

@@ -7,13 +7,12 @@ are taken apart again: nothing here asks the code that made them.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ul2.denoising.denoisers import Denoiser, Examples, Fit
-from ul2.denoising.mixture import Mixture
 from ul2.vocab import Vocab
 
 
@@ -36,8 +35,20 @@ class Measurement:
     target_share: float
 
 
+class Declared(Protocol):
+    """What examples are measured against: a mixture, or one at a step."""
+
+    @property
+    def denoisers(self) -> tuple[Denoiser, ...]:
+        """In the order of their ids."""
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Of each, adding up to one."""
+
+
 def measure(
-    mixture: Mixture,
+    mixture: Declared,
     fits: Sequence[Fit],
     examples: Sequence[Examples],
     vocab: Vocab,
@@ -53,7 +64,6 @@ def measure(
     """
     total = sum(len(made.inputs) for made in examples)
     targets = sum(int(made.target_lengths.sum()) for made in examples)
-    needed = mixture.sentinels_needed(fits)
     measurements = []
     for index, (denoiser, fit, made) in enumerate(
         zip(mixture.denoisers, fits, examples, strict=True)
@@ -72,7 +82,7 @@ def measure(
                 measured_noise_density=_ratio(noise, noise + kept),
                 mean_span_length=span_length,
                 measured_mean_span_length=_ratio(noise, num_spans),
-                sentinels_needed=needed[index],
+                sentinels_needed=fit.spans * denoiser.sentinels,
                 text_length=fit.text,
                 measured_inputs_length=_ratio(
                     int(made.input_lengths.sum()), len(made.inputs)

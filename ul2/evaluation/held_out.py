@@ -9,6 +9,7 @@ its losses do not change, it does not listen to its modes.
 """
 
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping
 from typing import Any, Final
@@ -23,6 +24,7 @@ from ul2.denoising.denoisers import Denoiser
 from ul2.denoising.mixture import Mixture
 from ul2.evaluation.teacher_forced import split_model
 from ul2.sharding.placement import host_rows, num_batch_shards, place
+from ul2.tasks.tokenizer import pieces_of
 from ul2.training.checkpoints import Contract, check_vocab
 from ul2.training.evaluate import evaluate
 from ul2.training.step import make_eval_step
@@ -112,7 +114,8 @@ class HeldOutText:
         )
         own = mode == OWN_MODES
         mixture = self.mixture if own else self.mixture.in_mode(mode)
-        return Corpus(store, mixture, layout, convention)
+        pieces = functools.partial(pieces_of, store.tokenizer_path, store.vocab)
+        return Corpus(store, mixture, layout, convention, pieces)
 
 
 def text_of_run(
@@ -146,7 +149,7 @@ def text_of_run(
         mixture = mixture_from_json(contract.mixture)
     numbers = read_numbers(contract.config_text) if contract is not None else {}
     numbers |= {name: value for name, value in given.items() if value is not None}
-    return HeldOutText(data=data, mixture=mixture, split=split, **numbers)
+    return HeldOutText(data=data, mixture=mixture.settled, split=split, **numbers)
 
 
 def mixture_from_json(fields: Mapping[str, Any]) -> Mixture:

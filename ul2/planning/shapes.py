@@ -14,11 +14,13 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from ul2.batch import ALL_ROWS, Batch, Packed
+from ul2.data.moving_stream import MovingBatches
 from ul2.data.packing import pack
 from ul2.data.run_data import Layout
 from ul2.data.stream import MixtureBatches
 from ul2.data.token_store import TokenStore
 from ul2.denoising.mixture import Mixture
+from ul2.denoising.moving import MovingMixture
 from ul2.recipe import Recipe
 from ul2.sharding.placement import batch_sharding, check_rows
 from ul2.vocab import MODE_CONVENTIONS, Vocab
@@ -110,13 +112,15 @@ def shape_of(recipe: Recipe, mesh: Mesh, vocab: Vocab | None = None) -> BatchSha
 
 
 def _of_mixture(mixture: Mixture, layout: Layout, vocab: Vocab) -> BatchShape:
-    batches = MixtureBatches(
-        mixture=mixture,
-        vocab=vocab,
-        inputs_length=layout.inputs_length,
-        targets_length=layout.targets_length,
-        batch_size=layout.batch_size,
-    )
+    fields: dict[str, Any] = {
+        "mixture": mixture,
+        "vocab": vocab,
+        "inputs_length": layout.inputs_length,
+        "targets_length": layout.targets_length,
+        "batch_size": layout.batch_size,
+    }
+    moves = isinstance(mixture, MovingMixture)
+    batches = MovingBatches(**fields) if moves else MixtureBatches(**fields)
     packing = pack(
         batches,
         layout.architecture,

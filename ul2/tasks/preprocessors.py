@@ -18,6 +18,7 @@ from jaxtyping import Int32, Int64, Integer
 
 from ul2.denoising.denoisers import denoise
 from ul2.denoising.mixture import Mixture
+from ul2.denoising.moving import MovingMixture
 from ul2.vocab import Vocab
 
 _BLOCK_TOKENS: Final = 65_536
@@ -66,6 +67,11 @@ def mixture_of_denoisers(
         )
     wrong = [s for s in _SIDES if output_features[s].vocabulary.eos_id != vocab.eos_id]
     assert not wrong, f"features {wrong} have the vocabulary of another tokenizer"
+    if isinstance(mixture, MovingMixture):
+        raise ValueError(
+            "a mixture that moves needs a token store: seqio does not say which step "
+            "an example is for."
+        )
     plan = _Plan(mixture, vocab, sequence_length, block_tokens)
 
     def denoise_block(block: Any, seed: Any) -> dict[str, Any]:

@@ -245,6 +245,26 @@ def open_with_vocab(path: str | os.PathLike[str], vocab: Vocab) -> Tokenizer:
     return open_tokenizer(path, added, vocab.mode_convention) if added else plain
 
 
+def pieces_of(path: str | os.PathLike[str], vocab: Vocab) -> list[str]:
+    """Returns the characters of every id, for rules of what is masked.
+
+    Special ids have none; an EOS is a line end, a byte that is no ASCII one character.
+    """
+    tokenizer = open_with_vocab(path, vocab)
+    # Modes of several ids are written with ordinary ones.
+    modes = {ids[0] for ids in vocab.mode_ids.values() if len(ids) == 1}
+    special = {*vocab.sentinel_ids, *modes, vocab.pad_id}
+    pieces = []
+    for token in range(vocab.size):
+        text = tokenizer.id_to_text(token)
+        byte = re.fullmatch("<0x([0-9A-F]{2})>", text)
+        if byte:
+            text = chr(int(byte[1], 16)) if int(byte[1], 16) < 128 else "\ufffd"
+        pieces.append("" if token in special else text)
+    pieces[vocab.eos_id] = "\n"
+    return pieces
+
+
 def train_tokenizer(
     documents: Iterable[str],
     vocab_size: int,
