@@ -88,10 +88,10 @@ def _values():
 
 def _replace(page, name, table):
     """Returns the page with a table between its marks."""
-    before, _, rest = page.partition(f"<!-- {name} -->\n")
+    before, _, rest = page.partition(f"<!-- table: {name} -->\n")
     _, end, after = rest.partition("<!-- end -->")
     assert end
-    return f"{before}<!-- {name} -->\n{table}{end}{after}"
+    return f"{before}<!-- table: {name} -->\n{table}{end}{after}"
 
 
 def _compare(name, table):

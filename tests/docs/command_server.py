@@ -107,8 +107,9 @@ def _parse(arguments: list[str]) -> int:
     from doc_names import problems_of
 
     from ul2 import cli
+    from ul2.cli.flags import take_gin_flags
 
-    bindings, rest = cli._take_gin_flags(arguments)
+    bindings, rest = take_gin_flags(arguments)
     options = cli._parser().parse_args(rest)
     problems = problems_of(options, bindings)
     for problem in problems:

@@ -19,6 +19,7 @@ front of it:
 
 A block with a title, `python title="mine.py"`, is a file of that name; one of `gin` has
 to be one. Blocks of `text`, `json` and `yaml` show something, and hold no command.
+Between `<!-- table: NAME -->` and `<!-- end -->` a test of its own writes.
 """
 
 import dataclasses
@@ -92,6 +93,8 @@ def blocks_of(page: Path) -> list[Block]:
             if _set_toys(text, toys):
                 continue
             name, _, rest = text.partition(":")
+            if name in ("table", "end", "names of others"):
+                continue
             if name.startswith("setup"):
                 body = text.removeprefix("setup")
                 blocks.append(Block(line, "bash", "", body, toys=dict(toys)))
@@ -158,7 +161,7 @@ def _apply(block: Block, line: int, name: str, rest: str) -> None:
         block.instead, _, why = rest.partition(";")
         if block.instead not in INSTEAD or not why.strip():
             raise PageError(f"line {line}: write `instead: {'|'.join(INSTEAD)}; why`.")
-    elif name != "names of others":
+    else:
         raise PageError(f"line {line}: {name!r} is no directive.")
 
 

@@ -9,6 +9,7 @@ from test_doc_pages import PAGES
 
 from ul2.interop.presets import PRESETS
 
+_TABLE = re.compile(r"<!-- table: .*?<!-- end -->", re.DOTALL)
 _FENCED = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
 _SPAN = re.compile(r"`([^`\n]+)`")
 _MACRO = re.compile(r"(?<![\w.<{/\[-])[A-Z][A-Z0-9_]{3,}(?![\w./=]|\()")
@@ -36,7 +37,8 @@ _TASK_FAMILIES = ("super_glue", "glue_", "gsm8k", "squad", "mmlu", "xsum", "svam
 
 
 def spans(page):
-    return _SPAN.findall(_FENCED.sub("", page.read_text()))
+    """Returns what stands between backticks, but for what a test of its own writes."""
+    return _SPAN.findall(_TABLE.sub("", _FENCED.sub("", page.read_text())))
 
 
 def of_others(page):
@@ -47,7 +49,7 @@ def of_others(page):
 
 def unknown_names(page):
     """Returns what a page names and nothing is called."""
-    text = page.read_text()
+    text = _TABLE.sub("", page.read_text())
     others = of_others(page)
     unknown = []
     for span in spans(page):
