@@ -285,7 +285,7 @@ def test_inspect_shows_mode_inputs_and_targets(recipe, tmp_path, capfd):
     held = report("inspect", recipe(MODE="auto"), capfd)
     assert held["examples"][0]["mode"] == "R"
     page = tmp_path / "page.html"
-    shown = ["--split=held_out", "--masks", f"--html={page}"]
+    shown = ["--split=held_out", "--masks", "--examples=99", f"--html={page}"]
     assert cli.main(["inspect", *recipe(), *shown]) == 0
     assert page.read_text().count("<article") > 1
     assert "mode S  validation:" in capfd.readouterr().out

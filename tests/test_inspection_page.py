@@ -142,6 +142,17 @@ def test_page_looks_like_something_in_a_browser(page, tmp_path):
         assert not is_blank(pixels)
 
 
+@pytest.mark.parametrize(("more", "count"), [([], 0), (["--examples=2"], 2)])
+def test_terminal_shows_examples_beside_a_page_only_if_told_how_many(
+    store, tmp_path, capsys, more, count
+):
+    page = f"--html={tmp_path / 'page.html'}"
+    assert cli.main(["inspect", *flags(store), page, *more]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("\n  targets  ") == count
+    assert "r_3_15" in shown
+
+
 def test_a_place_that_cannot_be_written_to_is_refused(store, capsys):
     arguments = ["inspect", *flags(store), "--html=/proc/none/page.html"]
     assert cli.main(arguments) == 2

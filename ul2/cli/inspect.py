@@ -32,8 +32,8 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--html",
         metavar="FILE",
-        help="also write a page for a browser: text, rows, masks, and what the "
-        "mixture really does",
+        help="write a page for a browser: text, rows, masks, and what the mixture "
+        "really does; examples are printed only if --examples says how many",
     )
     add_gin_files(command)
     add_import_module(command)
@@ -64,7 +64,8 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
             _write_page(options, data, tokenizer, batch, examples)
     if not options.json:
         inspection.print_declared(options.step, declared, console)
-        inspection.print_examples(shown, tokenizer, console)
+        if options.html is None or options.examples is not None:
+            inspection.print_examples(shown, tokenizer, console)
         return {}
     return {
         "step": options.step,
