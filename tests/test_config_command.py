@@ -1,6 +1,7 @@
 """`ul2 config`: every value, and who set it."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -103,6 +104,23 @@ def test_run_without_origins_names_the_line_of_its_config(tmp_path, capfd, origi
     _, _, report = ask(capfd, run)
     assert report["config"]["SEED"]["set_by"] == f"{run}/config.gin:1"
     assert report["config"]["WIDE"]["set_by"] == f"{run}/config.gin:3"
+
+
+def test_run_that_goes_on_by_its_own_config_tells_who_set_it_first(tmp_path):
+    run = make_run(
+        tmp_path / "run", OPERATIVE, '{"SEED": ["--gin.SEED", "a.gin:1"], "MESH": []}'
+    )
+    file = str(run / "config.gin")
+    again = {
+        "SEED": Entry("4", "--gin.SEED", (f"{file}:1",)),
+        "MESH": Entry("'auto'", f"{file}:2"),
+        "OTHER": Entry("1", "b.gin:3"),
+    }
+    traced = config_entries.traced(again)
+    assert traced["SEED"] == Entry("4", "--gin.SEED", ("a.gin:1", "--gin.SEED"))
+    assert (traced["MESH"], traced["OTHER"]) == (again["MESH"], again["OTHER"])
+    os.utime(run / "config_origins.json", (0, 0))  # the config was changed since
+    assert config_entries.traced(again) == again
 
 
 def test_two_runs_differ_in_what_was_set(tmp_path, capfd):

@@ -64,6 +64,42 @@ def origins_text(config_text: str, config: Config) -> str:
     return json.dumps(lines, indent=0) + "\n"
 
 
+def traced(config: Config) -> Config:
+    """Returns a config whose values out of a run's are set by whom that run says.
+
+    runs/one/config.gin:14   ->   configs/runs/quickstart.gin:13
+
+    A `config.gin` that was changed by hand since is itself who set them.
+    """
+    known: dict[str, dict[str, list[str]]] = {}
+
+    def behind(name: str, place: str) -> list[str]:
+        file = place.rpartition(":")[0]
+        if Path(file).name != run_files.CONFIG:
+            return [place]
+        if file not in known:
+            known[file] = _origins_beside(Path(file))
+        return list(reversed(known[file].get(name) or [place]))
+
+    found = {}
+    for name, entry in config.items():
+        places = [
+            one for place in (*entry.over, entry.set_by) for one in behind(name, place)
+        ]
+        found[name] = Entry(entry.value, places[-1], tuple(places[:-1]))
+    return found
+
+
+def _origins_beside(config: Path) -> dict[str, list[str]]:
+    """Returns who set what in a run's config; nothing where it is newer than they."""
+    origins = config.with_name(ORIGINS)
+    try:
+        is_newer = config.stat().st_mtime_ns > origins.stat().st_mtime_ns
+    except OSError:
+        return {}
+    return {} if is_newer else _read_origins(origins)
+
+
 def read_run(model_dir: str | Path) -> Config:
     """Returns the config of a run, as its last start had it.
 

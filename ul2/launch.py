@@ -20,7 +20,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from ul2 import gin_checks, gin_config, gin_origins, is_ours
-from ul2.config_entries import ORIGINS, origins_text
+from ul2.config_entries import ORIGINS, origins_text, traced
 from ul2.data.loader import Loader
 from ul2.data.run_data import RunData
 from ul2.data.task_mixture import AUTO
@@ -367,7 +367,7 @@ class _Parts:
             ValueError: the directory cannot be written to.
         """
         config = self.config_text.encode()
-        origins = origins_text(self.config_text, gin_origins.entries())
+        origins = origins_text(self.config_text, traced(gin_origins.entries()))
         run_directory.keep(model_dir, CONFIG, config)
         run_directory.keep(model_dir, ORIGINS, origins.encode())
         run_directory.keep(model_dir, run_directory.TOKENIZER, self.data.tokenizer)

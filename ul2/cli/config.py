@@ -61,14 +61,14 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
 
 def _of_gin_files(options: argparse.Namespace, errors: list[str]) -> Config:
     """Returns the config of the flags; adds what is wrong with it to `errors`."""
-    from ul2 import gin_checks, gin_config, gin_origins
+    from ul2 import config_entries, gin_checks, gin_config, gin_origins
     from ul2.cli.command import import_modules
 
     import_modules(options)
     errors += gin_config.begin(options.gin_file, options.bindings)
     gin_checks.take_texts()
     errors += gin_checks.problems()
-    return gin_origins.entries()
+    return config_entries.traced(gin_origins.entries())
 
 
 def _is_own(entry: Entry) -> bool:
