@@ -77,6 +77,7 @@ MISTAKES = (
         "a checkpoint of another vocabulary",
         "ul2 check RECIPE --gin.INITIAL_CHECKPOINT=runs/one --gin.DATA=stores/other",
     ),
+    ("a run misspelt", "ul2 infer --checkpoint runs/onee --text 'a ___'"),
     (
         "a checkpoint by its name on a hub",
         "ul2 check RECIPE --gin.INITIAL_CHECKPOINT=google/ul2",

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ul2.interop import huggingface, own, presets, t5x
 from ul2.interop.checkpoint import Checkpoint
+from ul2.spelling import did_you_mean
 
 
 def open_checkpoint(
@@ -33,9 +34,11 @@ def open_checkpoint(
     path = Path(path).expanduser()
     vocab_file = None if vocab_file is None else Path(vocab_file)
     if not path.exists():
+        beside = path.parent.iterdir() if path.parent.is_dir() else ()
+        meant = did_you_mean(path.name, [one.name for one in beside])
         raise ValueError(
-            f"no checkpoint at {path}; give a directory (models of a hub or a bucket "
-            "must be downloaded first)."
+            f"no checkpoint at {path}{meant}; give a directory (models of a hub or a "
+            "bucket must be downloaded first)."
         )
     if t5x.is_here(path):
         return t5x.read(
