@@ -408,7 +408,10 @@ def test_runs_of_one_dtype_start_from_runs_of_the_other(tmp_path, keep):
 
 
 def test_unknown_dtypes_and_roundings_name_their_knobs():
-    with pytest.raises(ValueError, match=r"'float16'.*bfloat16; set PARAM_DTYPE"):
+    with pytest.raises(
+        ValueError,
+        match=r"'float16' is not one of float32, bfloat16 .*; set PARAM_DTYPE",
+    ):
         precision.check("float16", "master")
     with pytest.raises(
         ValueError, match=r"'nearest'.*stochastic, master; set ROUNDING"

@@ -110,14 +110,14 @@ stopped = run_train(
 
 def run_on_a_bad_disk(name, which, **settings):
     """Lets some of this process's attempts to save fail; returns how it ended."""
-    copy, numbers = saving.Attempt._copy, itertools.count()
+    begin, numbers = saving.Attempt._begin, itertools.count()
 
     def failing(self, trees):
         if which(next(numbers)):
             raise OSError(28, "No space left on device")
-        return copy(self, trees)
+        return begin(self, trees)
 
-    saving.Attempt._copy = failing
+    saving.Attempt._begin = failing
     try:
         settings = make_settings(**settings)
         path = directory / name
@@ -125,7 +125,7 @@ def run_on_a_bad_disk(name, which, **settings):
     except StorageError as error:
         return str(error)
     finally:
-        saving.Attempt._copy = copy
+        saving.Attempt._begin = begin
 
 
 # Process 1 alone fails to save, once; and then from the second time on.
