@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from absl import logging
-from updates import OPTIMIZERS, SIZES, make_batch, make_config
+from updates import OPTIMIZERS, SIZES, make_batch, make_config, make_vocab
 
 from ul2.batch import Batch
 from ul2.models.encoder_decoder import EncoderDecoder
@@ -29,7 +29,6 @@ from ul2.sharding.mesh import make_mesh
 from ul2.training.loop import TrainSettings, train
 from ul2.training.run import Run
 from ul2.training.schedules import constant
-from ul2.vocab import Vocab
 
 DENOISERS = tuple("abcdefg")
 LENGTH = 64  # tokens that a row reads, and that it predicts
@@ -60,7 +59,6 @@ class SameBatches:
 def make_run(folder: Path, batches: SameBatches, options: argparse.Namespace) -> Run:
     """Returns a run of the model that was asked for."""
     config = make_config(options.shape)
-    size = config.vocab_size
     return Run(
         model_dir=folder,
         make_model=lambda rngs: EncoderDecoder(config, rngs=rngs),
@@ -69,18 +67,7 @@ def make_run(folder: Path, batches: SameBatches, options: argparse.Namespace) ->
         mesh=make_mesh("data=1"),
         batches=batches,
         denoiser_names=DENOISERS,
-        vocab=Vocab(
-            size=size,
-            padded_size=size,
-            pad_id=0,
-            eos_id=1,
-            unk_id=2,
-            start_id=0,
-            sentinel_ids=tuple(range(size - 100, size)),
-            mode_ids={},
-            mode_convention="paper",
-            tokenizer_sha256="0" * 64,
-        ),
+        vocab=make_vocab(config.vocab_size),
         config_text="",
         show_progress=False,
     )

@@ -32,29 +32,25 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 from checkpointing import SameBatches
-from updates import SIZES, Training, make_batch, make_config, make_program, one_device
+from updates import (
+    SIZES,
+    VOCAB_SIZE,
+    Training,
+    make_batch,
+    make_config,
+    make_program,
+    make_vocab,
+    one_device,
+)
 
 from ul2.batch import Batch
 from ul2.training.checkpoints import Contract
 from ul2.training.run_checkpoints import Checkpoints
 from ul2.training.state import TrainState
-from ul2.vocab import Vocab
 
 ROWS, LENGTH = 2, 64
 UPDATES = 6  # undisturbed, before a save
 PIECE_BYTES = 1 << 22
-VOCAB = Vocab(
-    size=32100,
-    padded_size=32128,
-    pad_id=0,
-    eos_id=1,
-    unk_id=2,
-    start_id=0,
-    sentinel_ids=tuple(range(32000, 32100)),
-    mode_ids={},
-    mode_convention="paper",
-    tokenizer_sha256="0" * 64,
-)
 
 
 class Ours:
@@ -65,7 +61,7 @@ class Ours:
         self._saver = self._make()
 
     def _make(self) -> Checkpoints:
-        contract = Contract(0, {}, VOCAB, config_text="", mixture=None)
+        contract = Contract(0, {}, make_vocab(VOCAB_SIZE), config_text="", mixture=None)
         return Checkpoints(self._folder, keep=1, contract=contract)
 
     def save(self, step: int, state: TrainState) -> None:

@@ -25,6 +25,7 @@ from ul2.training.state import (
     with_shardings,
 )
 from ul2.training.step import StepSettings, TrainStep, make_train_step
+from ul2.vocab import Vocab
 
 VOCAB_SIZE, DENOISERS = 32128, 7
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
@@ -72,6 +73,22 @@ def make_batch(rows: int, inputs: int, targets: int, vocab_size: int) -> Batch:
         loss_weights=np.ones((rows, targets), np.float32),
         denoiser_ids=np.repeat(ids[:, None], targets, axis=1),
         prefix_lengths=np.zeros((rows, 1), np.int32),
+    )
+
+
+def make_vocab(size: int) -> Vocab:
+    """Returns a vocabulary without modes, whose last hundred ids are sentinels."""
+    return Vocab(
+        size=size,
+        padded_size=size,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        start_id=0,
+        sentinel_ids=tuple(range(size - 100, size)),
+        mode_ids={},
+        mode_convention="paper",
+        tokenizer_sha256="0" * 64,
     )
 
 
