@@ -6,8 +6,11 @@ eval.jsonl        held-out scores every EVAL_EVERY_STEPS
 events.jsonl      what happened to updates: skip, spike, rollback, stop
 history.jsonl     starts, saves, ends
 best.json         the best evaluation, where BEST_METRIC chooses
+checkpoints/1000/ a checkpoint: 1,000 updates done
+.lock             who works in it, while somebody does
 """
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +24,8 @@ EVALUATIONS: Final = "eval.jsonl"
 EVENTS: Final = "events.jsonl"
 HISTORY: Final = "history.jsonl"
 BEST: Final = "best.json"
+CHECKPOINTS: Final = "checkpoints"
+LOCK: Final = ".lock"
 MAX_CONFIG_BYTES: Final = 2**24
 _MAX_LINE_BYTES: Final = 2**20
 
@@ -38,6 +43,17 @@ def read_measurements(path: Path) -> Iterator[tuple[int, bytes, dict[str, Any]]]
             step = measurement and measurement.get("step")
             if measurement is not None and type(step) is int:
                 yield step, line, measurement
+
+
+def saved_steps(folder: Path) -> list[int]:
+    """Returns the steps in a folder of checkpoints, in order; [] where there is none.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    names = os.listdir(folder) if folder.is_dir() else ()
+    # What is being written or removed has a longer name.
+    return sorted(int(name) for name in names if name.isdecimal())
 
 
 def statements(config_text: str) -> dict[str, str]:

@@ -13,6 +13,7 @@ Files say no more than that: a run that was told to end in the very moment of a 
 looks the same as one that failed then, unless its `history.jsonl` tells.
 """
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -32,8 +33,6 @@ STATES: Final = (RUNNING, WAITING, FINISHED, PREEMPTED, STOPPED, CRASHED, NEW)
 _DEPTH: Final = 4
 _TAIL_BYTES: Final = 2**16
 _TOTAL_STEPS: Final = "loop.TrainSettings.total_steps"
-_CHECKPOINTS: Final = "checkpoints"
-_LOCK: Final = ".lock"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,8 +106,8 @@ def read_state(model_dir: str | Path, now: float | None = None) -> RunState:
     now = time.time() if now is None else now
     last = _last_line(folder / run_files.METRICS)
     measured = _written(folder / run_files.METRICS) if last else None
-    saved_step, saved = _newest_checkpoint(folder / _CHECKPOINTS)
-    holder = living_holder(folder / _LOCK)
+    saved_step, saved = _newest_checkpoint(folder / run_files.CHECKPOINTS)
+    holder = living_holder(folder / run_files.LOCK)
     total = _total_steps(folder / run_files.CONFIG)
     step = max(_int(last.get("step")), saved_step or 0)
     found = _Found(folder, holder, measured, step, saved_step, total)
@@ -150,7 +149,7 @@ class _Found:
         if self.total is not None and (self.saved_step or 0) >= self.total:
             return FINISHED
         # Whoever ends in order takes the lock's file away.
-        if (self.folder / _LOCK).exists():
+        if (self.folder / run_files.LOCK).exists():
             return CRASHED
         return self._told() or self._guessed()
 
@@ -193,14 +192,10 @@ def _last_line(file: Path) -> dict[str, Any]:
 
 def _newest_checkpoint(folder: Path) -> tuple[int | None, float | None]:
     """Returns the newest whole checkpoint, and when it was written."""
-    try:
-        # What is being written or removed has a longer name.
-        steps = [int(name) for name in os.listdir(folder) if name.isdecimal()]
-    except OSError:
-        return None, None
-    if not steps:
-        return None, None
-    return max(steps), _written(folder / str(max(steps)))
+    with contextlib.suppress(OSError):
+        if steps := run_files.saved_steps(folder):
+            return steps[-1], _written(folder / str(steps[-1]))
+    return None, None
 
 
 def _total_steps(file: Path) -> int | None:

@@ -28,6 +28,7 @@ from typing import Any, Final
 
 from ul2.cli.command import say
 from ul2.exit_codes import RESTART
+from ul2.run_files import CHECKPOINTS, saved_steps
 
 _PASSED_ON: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 _NOTES_BYTES: Final = 1 << 20
@@ -205,7 +206,8 @@ def name(fields: dict[str, Any]) -> str:
 
 def what_to_do(model_dir: str | None) -> str:
     """Returns how a job goes on that has lost a process, for the end of a message."""
-    folder = Path(model_dir or "", "checkpoints")
-    steps = [int(path.name) for path in folder.glob("*") if path.name.isdecimal()]
-    from_where = f"from step {max(steps)}" if model_dir and steps else "from its start"
+    from_where = "from its start"
+    with contextlib.suppress(OSError):
+        if model_dir and (steps := saved_steps(Path(model_dir, CHECKPOINTS))):
+            from_where = f"from step {steps[-1]}"
     return f"start the job again, it goes on {from_where} (exit code {RESTART})"

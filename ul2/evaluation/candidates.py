@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from ul2.training import run_directory
 from ul2.training.best import best_step
-from ul2.training.checkpoints import checkpoints_dir, is_step_dir, step_dir
+from ul2.training.checkpoints import checkpoints_dir, is_step_dir, step_dir, steps_in
 
 # Bytes of each file that a fingerprint reads: parameters of 20B are 40 GB.
 _HEAD: Final = 4096
@@ -82,11 +82,8 @@ def _choose_steps(path: Path, steps: Sequence[int] | str | None) -> list[int | N
 
 def steps_of(path: Path) -> list[int]:
     """Returns the steps of which there are checkpoints: ours, or T5X's."""
-    if is_step_dir(path):
-        return [int(path.resolve().name)]
-    if run_directory.has_checkpoint(path):
-        names = [one.name for one in checkpoints_dir(path).iterdir()]
-        return sorted(int(name) for name in names if name.isdecimal())
+    if is_step_dir(path) or run_directory.has_checkpoint(path):
+        return steps_in(path)
     matches = (
         [_T5X.fullmatch(one.name) for one in path.iterdir()] if path.is_dir() else []
     )

@@ -32,14 +32,14 @@ from ul2 import json_files
 from ul2.batch import Batch
 from ul2.models import architectures
 from ul2.models.config import ModelConfig
+from ul2.run_files import CHECKPOINTS, saved_steps
 from ul2.sharding.processes import Exchange
 from ul2.sharding.rules import DEFAULT_RULES, Rules, named_shardings
 from ul2.training import integrity
 from ul2.training.state import MakeModel, Params, define_model, with_shardings
 from ul2.vocab import Vocab
 
-# The folder in a run, and the items in the folder of a step.
-CHECKPOINTS: Final = "checkpoints"
+# The items in the folder of a step.
 PARAMS, TRAIN_STATE, CONTRACT = "params", "train_state", "contract"
 # What two models may differ in and still have the same parameters.
 _NOT_OF_PARAMS: Final = ("dtype", "remat", "dropout_rate")
@@ -391,10 +391,7 @@ def steps_in(path: str | Path) -> list[int]:
     """Returns the checkpoints of a run, or the one that a path names, in order."""
     if is_step_dir(path):
         return [int(Path(path).resolve().name)]
-    folder = checkpoints_dir(path)
-    found = folder.iterdir() if folder.is_dir() else ()
-    # What is being written or removed has a longer name.
-    return sorted(int(one.name) for one in found if one.name.isdecimal())
+    return saved_steps(checkpoints_dir(path))
 
 
 def _existing_step(path: str | Path, step: int | None) -> int:

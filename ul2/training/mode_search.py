@@ -22,6 +22,7 @@ from jax.experimental import multihost_utils
 
 from ul2 import json_files
 from ul2.run_files import (
+    CHECKPOINTS,
     EVALUATIONS,
     EVENTS,
     HISTORY,
@@ -29,7 +30,6 @@ from ul2.run_files import (
     read_measurements,
 )
 from ul2.training.best import is_better
-from ul2.training.checkpoints import CHECKPOINTS
 from ul2.training.events import PASSED
 from ul2.training.loop import TrainSettings, TrainSummary, train
 from ul2.training.run import Programs, Run

@@ -12,10 +12,17 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from ul2.lock import Lock
-from ul2.run_files import CONFIG, MAX_CONFIG_BYTES, statements, values
+from ul2.run_files import (
+    CHECKPOINTS,
+    CONFIG,
+    LOCK,
+    MAX_CONFIG_BYTES,
+    saved_steps,
+    statements,
+    values,
+)
 from ul2.sharding import processes
 from ul2.training.checkpoints import (
-    CHECKPOINTS,
     Contract,
     checkpoints_dir,
     contract_or_damage,
@@ -25,7 +32,6 @@ from ul2.training.checkpoints import (
 )
 
 TOKENIZER: Final = "tokenizer.model"
-LOCK: Final = ".lock"
 _LOOKS, _LOOK_AGAIN_SECONDS = 10, 0.5
 # What may change while a run goes on. Everything else is what the run is.
 _MAY_CHANGE: Final = frozenset(
@@ -92,8 +98,9 @@ _FREE_READERS: Final = (
 
 def has_checkpoint(model_dir: str | Path) -> bool:
     """Returns whether a run has saved anything, so that it can go on."""
-    # A step that is being written has a longer name.
-    return any(path.name.isdigit() for path in checkpoints_dir(model_dir).glob("*"))
+    with contextlib.suppress(OSError):
+        return bool(saved_steps(checkpoints_dir(model_dir)))
+    return False
 
 
 def tokenizer_path(path: str | Path) -> Path:
