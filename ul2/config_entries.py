@@ -110,10 +110,8 @@ def read_run(model_dir: str | Path) -> Config:
     """
     file = Path(model_dir) / run_files.CONFIG
     try:
-        if file.stat().st_size > run_files.MAX_CONFIG_BYTES:
-            raise ValueError(f"{file} is too large to be the config of a run.")
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
+        text = run_files.read_config(file)
+    except (OSError, ValueError):
         raise ValueError(
             f"{model_dir} holds no run: {file} cannot be read; give a MODEL_DIR."
         ) from None

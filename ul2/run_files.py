@@ -12,7 +12,7 @@ checkpoints/1000/ a checkpoint: 1,000 updates done
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,7 +26,7 @@ HISTORY: Final = "history.jsonl"
 BEST: Final = "best.json"
 CHECKPOINTS: Final = "checkpoints"
 LOCK: Final = ".lock"
-MAX_CONFIG_BYTES: Final = 2**24
+_MAX_CONFIG_BYTES: Final = 2**24
 _MAX_LINE_BYTES: Final = 2**20
 
 
@@ -56,6 +56,22 @@ def saved_steps(folder: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isdecimal())
 
 
+def read_config(file: Path, *, errors: str = "strict") -> str:
+    """Returns the text of a run's config.
+
+    Args:
+        file: of the config.
+        errors: what to do about bytes that are not UTF-8, as of `open`.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is damaged, or larger than such files are.
+    """
+    if file.stat().st_size > _MAX_CONFIG_BYTES:
+        raise ValueError("too large")
+    return file.read_text(encoding="utf-8", errors=errors)
+
+
 def statements(config_text: str) -> dict[str, str]:
     """Returns what each name is bound to; values may go on over several lines."""
     found: dict[str, str] = {}
@@ -69,12 +85,21 @@ def statements(config_text: str) -> dict[str, str]:
     return {name: value.replace("\\ ", "") for name, value in found.items()}
 
 
-def values(statements: dict[str, str]) -> dict[str, str]:
+def values(statements: Mapping[str, str]) -> dict[str, str]:
     """Returns the statements with the values of macros in their place."""
-    found = dict(statements)
-    for name, value in found.items():
-        # Not for ever, where a damaged file has a macro that is itself.
-        for _ in statements:
-            value = statements.get(value[1:], value) if value[:1] == "%" else value
-        found[name] = value
-    return found
+    return {name: _value(name, statements) for name in statements}
+
+
+def total_steps(statements: Mapping[str, str]) -> int | None:
+    """Returns the updates that were asked for; None where a config does not say."""
+    value = _value("loop.TrainSettings.total_steps", statements)
+    return int(value) if re.fullmatch(r"[0-9]{1,15}", value) else None
+
+
+def _value(name: str, statements: Mapping[str, str]) -> str:
+    """Returns what a name is bound to, by however many macros; "" if to nothing."""
+    value = statements.get(name, "")
+    # Not for ever, where a damaged file has a macro that is itself.
+    for _ in statements:
+        value = statements.get(value[1:], value) if value[:1] == "%" else value
+    return value

@@ -17,7 +17,6 @@ import contextlib
 import dataclasses
 import math
 import os
-import re
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -32,7 +31,6 @@ STATES: Final = (RUNNING, WAITING, FINISHED, PREEMPTED, STOPPED, CRASHED, NEW)
 # How deep below a folder runs are looked for.
 _DEPTH: Final = 4
 _TAIL_BYTES: Final = 2**16
-_TOTAL_STEPS: Final = "loop.TrainSettings.total_steps"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,20 +199,10 @@ def _newest_checkpoint(folder: Path) -> tuple[int | None, float | None]:
 def _total_steps(file: Path) -> int | None:
     """Returns TOTAL_STEPS of a run's config; None where it does not say."""
     try:
-        if file.stat().st_size > run_files.MAX_CONFIG_BYTES:
-            return None
-        text = file.read_text(encoding="utf-8", errors="replace")
-    except OSError:
+        text = run_files.read_config(file, errors="replace")
+    except (OSError, ValueError):
         return None
-    name = _TOTAL_STEPS
-    for _ in range(3):  # a macro may name another
-        found = re.search(rf"^{re.escape(name)} = (%?)(\S+)$", text, re.MULTILINE)
-        if found is None:
-            return None
-        name = found[2]
-        if not found[1]:
-            return int(name) if name.isdecimal() else None
-    return None
+    return run_files.total_steps(run_files.statements(text))
 
 
 def _written(file: Path) -> float | None:

@@ -6,7 +6,6 @@ one, its numbers may be none. What cannot be read is left out and counted.
 
 import bisect
 import math
-import re
 from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -206,8 +205,7 @@ class RunRecord:
     @property
     def total_steps(self) -> int | None:
         """Updates that were asked for; None where the config does not say."""
-        value = self.config.get("loop.TrainSettings.total_steps", "")
-        return int(value) if re.fullmatch(r"[0-9]{1,15}", value) else None
+        return run_files.total_steps(self.config)
 
     @property
     def host_memory(self) -> Column:
@@ -278,11 +276,8 @@ class RunRecord:
 
     def _read_config(self) -> dict[str, str]:
         """Returns what is set in the config, macros in their place."""
-        file = self.path / run_files.CONFIG
         try:
-            if file.stat().st_size > run_files.MAX_CONFIG_BYTES:
-                raise ValueError("too large")
-            text = file.read_text(encoding="utf-8")
+            text = run_files.read_config(self.path / run_files.CONFIG)
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as error:

@@ -16,7 +16,7 @@ from ul2.run_files import (
     CHECKPOINTS,
     CONFIG,
     LOCK,
-    MAX_CONFIG_BYTES,
+    read_config,
     saved_steps,
     statements,
     values,
@@ -123,9 +123,7 @@ def check_same_run(model_dir: str | Path, config_text: str) -> None:
     if not kept.is_file() or not has_checkpoint(model_dir):
         return
     try:
-        if kept.stat().st_size > MAX_CONFIG_BYTES:
-            raise ValueError("too large")
-        before = kept.read_text(encoding="utf-8")
+        before = read_config(kept)
     except (OSError, ValueError):
         raise ValueError(
             f"{kept} is damaged, so that nobody knows which run this is; put it back, "
