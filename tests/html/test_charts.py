@@ -8,7 +8,7 @@ import pytest
 
 from ul2.html.buckets import bucketed
 from ul2.html.charts import Line, histogram, line_chart, spread
-from ul2.html.scales import Scale, number, scale_of, tick_labels
+from ul2.html.scales import Scale, duration, number, scale_of, tick_labels
 
 NAN = math.nan
 
@@ -100,6 +100,12 @@ def test_one_value_is_an_axis_too():
 def test_numbers_are_written_for_people():
     assert [number(v) for v in (0.0125, 4.5912, 81234.0, 1.2e6, NAN)] == [
         *("0.0125", "4.59", "81,234", "1.2 M", "not a number")
+    ]
+    assert [duration(v) for v in (0.9, 61, 3600, 93784)] == [
+        "0s",
+        "1m 1s",
+        "1h",
+        "1d 2h",
     ]
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from ul2.cli.command import add_command, make_console, say
+from ul2.html.scales import duration
 from ul2.run_states import (
     CRASHED,
     FINISHED,
@@ -27,7 +28,6 @@ _STYLES: Final = {
     STOPPED: "red",
     CRASHED: "red",
 }
-_UNITS: Final = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 
 
 def add(commands: Any) -> None:
@@ -75,7 +75,7 @@ def _print(runs: Sequence[RunState], console: Any) -> None:
             "" if run.total_steps is None else f"{run.total_steps:,}",
             "" if run.loss is None else f"{run.loss:.4f}",
             "" if run.tokens_per_second is None else f"{run.tokens_per_second:,.0f}",
-            _duration(run.seconds_left),
+            "" if run.seconds_left is None else duration(run.seconds_left),
             _ago(run.measured_seconds_ago),
             _saved(run),
         )
@@ -89,18 +89,4 @@ def _saved(run: RunState) -> str:
 
 
 def _ago(seconds: float | None) -> str:
-    return "" if seconds is None else f"{_duration(seconds)} ago"
-
-
-def _duration(seconds: float | None) -> str:
-    """Returns a duration in its two largest units: 93784 -> 1d 2h."""
-    if seconds is None:
-        return ""
-    rest, parts = int(seconds), list[str]()
-    for size, unit in _UNITS:
-        if rest >= size or (unit == "s" and not parts):
-            parts.append(f"{rest // size}{unit}")
-            rest %= size
-        elif parts:
-            break
-    return " ".join(parts[:2])
+    return "" if seconds is None else f"{duration(seconds)} ago"

@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 _NUM_TICKS: Final = 5
 # Of large numbers on an axis; what is smaller is written out.
 _UNITS: Final = ((1e9, "G"), (1e6, "M"), (1e4, "k"))
+_SECONDS: Final = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 
 
 class Scale(NamedTuple):
@@ -158,3 +159,15 @@ def data_size(value: float) -> str:
         if abs(value) >= factor:
             return f"{value / factor:.3g} {unit}"
     return f"{value:.0f} B" if math.isfinite(value) else number(value)
+
+
+def duration(seconds: float) -> str:
+    """Returns a duration in its two largest units: 93784 -> 1d 2h."""
+    rest, parts = int(seconds), list[str]()
+    for size, unit in _SECONDS:
+        if rest >= size or (unit == "s" and not parts):
+            parts.append(f"{rest // size}{unit}")
+            rest %= size
+        elif parts:
+            break
+    return " ".join(parts[:2])

@@ -8,7 +8,7 @@ from typing import Any
 from ul2.html import pages
 from ul2.html.elements import Child, Html, join, tag
 from ul2.html.pages import Section
-from ul2.html.scales import number, percent
+from ul2.html.scales import duration, number, percent
 from ul2.report import configs, happenings, losses, samples, speed
 from ul2.report.drawing import drawing_of, run_colour
 from ul2.report.run_record import RunRecord
@@ -93,7 +93,7 @@ def _row(place: int, run: RunRecord) -> list[Child]:
         _shown(found["tokens_per_second"], number),
         _shown(_or_none(_median(run, "padding_fraction")), percent),
         _shown(_or_none(_median(run, "data_wait_fraction")), percent),
-        _duration(found["seconds"]),
+        _shown(found["seconds"], duration),
     ]
 
 
@@ -108,19 +108,6 @@ def _or_none(value: float) -> float | None:
 
 def _shown(value: float | None, form: Any = "{:.4f}".format) -> str:
     return "" if value is None else str(form(value))
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days} d {hours} h"
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def _footer(runs: Sequence[RunRecord], buckets: int) -> Child:
