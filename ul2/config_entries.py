@@ -152,7 +152,8 @@ def differences(before: Config, after: Config) -> Iterator[Difference]:
     """Yields the values that two configs do not have in common.
 
     A parameter that a macro sets is told by its macro. A value that one config does not
-    mention and the other leaves at its default is no difference.
+    mention and the other leaves at its default is no difference; the report knows no
+    defaults, and compares any number of runs: `ul2.report.configs.differences`.
     """
     old_values, new_values = (
         run_files.values({name: entry.value for name, entry in config.items()})

@@ -61,7 +61,8 @@ def differences(
     """Returns the names whose values differ, with the value of each config.
 
     A parameter that every config takes from a macro of the same value as it shows is
-    left out: the macro, in capitals, says it.
+    left out: the macro, in capitals, says it. `ul2.config_entries.differences` is for
+    two configs of which it is known who set what, so that it leaves out defaults, too.
     """
     names = {name for config in configs.values() for name in config}
     found = []
