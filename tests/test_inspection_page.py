@@ -123,12 +123,12 @@ def test_owners_of_examples_are_their_denoisers(looked_at):
 def test_hostile_text_of_a_corpus_stays_text(store):
     with opened(flags(store)) as data:
         tokenizer = tokenizer_of("tokenizer", data.tokenizer, data.vocab)
-        measured, spans = data.measure(), data.distributions()
+        measured = data.measure()
         batch = data.source("train")[0]
         [example, *_] = data.examples("train", 0)
     hostile = "</script><script>alert(1)</script>"
     example = example._replace(source=hostile, denoiser=hostile)
-    made = inspection_page.InspectionPage(data.names, tokenizer, measured, spans)
+    made = inspection_page.InspectionPage(data.names, tokenizer, measured)
     content = made.make(0, "train", batch, [example], 16)
     assert "alert(1)" in content
     assert "<script>alert" not in content

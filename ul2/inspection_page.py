@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from ul2 import inspection
 from ul2.batch import Batch, Packed, padding_fraction
-from ul2.data.run_data import Example
-from ul2.denoising.preflight import Distribution
+from ul2.data.run_data import Example, Measured
 from ul2.html import pages
 from ul2.html.charts import histogram
 from ul2.html.elements import Child, Html, join, tag
@@ -49,18 +48,13 @@ class InspectionPage:
         names: of denoisers or tasks, by `denoiser_ids`.
         tokenizer: of the data.
         measured: what `RunData.measure` returned.
-        distributions: what `RunData.distributions` returned.
     """
 
     def __init__(
-        self,
-        names: Sequence[str],
-        tokenizer: Tokenizer,
-        measured: Mapping[str, Any],
-        distributions: Mapping[str, Distribution],
+        self, names: Sequence[str], tokenizer: Tokenizer, measured: Measured
     ) -> None:
         self._names, self._tokenizer = tuple(names), tokenizer
-        self._measured, self._distributions = measured, distributions
+        self._measured, self._distributions = measured
 
     def make(
         self, step: int, split: str, batch: Batch, examples: Sequence[Example], of: int

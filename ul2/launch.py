@@ -192,7 +192,7 @@ def _check_data(
     with _collect(errors):
         config_text = exercise(recipe, data.vocab)
     with _collect(errors):
-        report |= data.measure()
+        report |= data.measure().report
         if start is not None:
             report["warnings"] += _mode_warnings(data, start)
         candidates = data.candidates()

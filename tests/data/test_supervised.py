@@ -143,7 +143,7 @@ def test_rows_are_packed_and_one_shape_does_for_all(stores):
     assert source.plan.examples_per_row > 1
     shapes = {batch.targets.shape for batch in (source[k] for k in range(30))}
     assert len(shapes) == 1
-    assert data.measure()["padding_fraction"] < 0.2
+    assert data.measure().report["padding_fraction"] < 0.2
 
 
 def test_batch_of_longer_rows_than_planned_gets_wider_ones(stores):
@@ -213,7 +213,7 @@ def test_long_examples_are_cut_before_mode_and_eos(stores):
             if task == 0:
                 assert inputs[0] == VOCAB.mode("S")[0]
     assert (max(lengths["inputs"]), max(lengths["targets"])) == (10, 4)
-    rows = {row["name"]: row for row in data.measure()["tasks"]}
+    rows = {row["name"]: row for row in data.measure().report["tasks"]}
     for task in "ab":
         counts = stores[task, "train"].lengths("inputs")
         # Room for a mode is kept for both tasks.

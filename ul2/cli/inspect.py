@@ -82,9 +82,7 @@ def _write_page(
     from ul2.html import pages
 
     most = options.examples or inspection_page.MOST_EXAMPLES
-    made = inspection_page.InspectionPage(
-        data.names, tokenizer, data.measure(), data.distributions()
-    ).make(
+    made = inspection_page.InspectionPage(data.names, tokenizer, data.measure()).make(
         options.step,
         options.split,
         batch,

@@ -13,7 +13,7 @@ from ul2.batch import Batch, padding_fraction
 from ul2.data.loader import Source
 from ul2.data.moving_stream import MovingStream
 from ul2.data.packing import pack
-from ul2.data.run_data import Example, Layout, RunData
+from ul2.data.run_data import Example, Layout, Measured, RunData
 from ul2.data.source_kinds import source_kinds
 from ul2.data.stream import Stream
 from ul2.data.token_store import TokenStore
@@ -165,9 +165,9 @@ class Corpus:
         ]
 
         def of_source(index: int) -> Batch:
-            batch = source[index]
+            batch, places = source.with_places(index)
             segments = batch.decoder.segment_ids
-            owners = ids[index][source.dealt(index)]
+            owners = ids[index][places]
             told = np.take_along_axis(owners, np.maximum(segments - 1, 0), axis=1)
             return batch._replace(
                 denoiser_ids=np.where(segments > 0, told, -1).astype(np.int32)
@@ -175,20 +175,21 @@ class Corpus:
 
         return names, lambda: (of_source(index) for index in range(count))
 
-    def measure(self) -> dict[str, Any]:
+    def measure(self) -> Measured:
         """Returns what the stream really does, measured over whole periods of it.
 
         Of a mixture that moves: at the beginning, half-way and at the end, each row
-        with its `step`.
+        with its `step`; distributions at the beginning.
 
         Returns:
-            `denoisers` (see `preflight.Measurement`), `padding_fraction` of the
-            packed rows, what the rows look like, and `warnings`.
+            In the report: `denoisers` (see `preflight.Measurement`),
+            `padding_fraction` of the packed rows, what the rows look like, and
+            `warnings`.
         """
         source = self.source("train")
         stream, packing = source.stream, source.packing
         whole = Source(stream, packing)
-        rows, paddings = [], []
+        rows, paddings, distributions = [], [], dict[str, Distribution]()
         for stretch in _stretches(stream):
             made = _gather(stream, stretch.batches)
             measured = preflight.measure(
@@ -196,8 +197,12 @@ class Corpus:
             )
             rows += [{**dataclasses.asdict(one), **stretch.label} for one in measured]
             paddings += [padding_fraction(whole[batch]) for batch in stretch.batches]
+            distributions = distributions or {
+                denoiser.name: preflight.distribution(denoiser, one, stream.vocab)
+                for denoiser, one in zip(stretch.declared.denoisers, made, strict=True)
+            }
         padding = float(np.mean(paddings))
-        return {
+        report = {
             "denoisers": rows,
             "padding_fraction": padding,
             "batch_size": stream.batch_size,
@@ -208,21 +213,7 @@ class Corpus:
             "sentinels": len(stream.vocab.sentinel_ids),
             "warnings": self._padding_warnings(padding),
         }
-
-    def distributions(self) -> Mapping[str, Distribution]:
-        """Returns what `measure` measures the means of, by denoiser.
-
-        Of a mixture that moves: at its beginning.
-        """
-        stream = self.stream("train")
-        stretch = _stretches(stream)[0]
-        denoisers = stretch.declared.denoisers
-        return {
-            denoiser.name: preflight.distribution(denoiser, made, stream.vocab)
-            for denoiser, made in zip(
-                denoisers, _gather(stream, stretch.batches), strict=True
-            )
-        }
+        return Measured(report, distributions)
 
     def declared(self, split: str, step: int) -> list[dict[str, Any]]:
         """Returns the share and the noise density of each denoiser at a step."""

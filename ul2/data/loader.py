@@ -57,18 +57,17 @@ class Source:
         self.host.check(self.packing.rows)
 
     def __getitem__(self, batch: int) -> Batch:
-        dealt, shape = self.packing.deal_batch(self.stream.plan(batch))
-        examples = self.stream.examples(batch)
-        return to_batch(examples, self.host.of(dealt), shape, self.stream.vocab)
+        return self.with_places(batch)[0]
 
-    def dealt(self, batch: int) -> NDArray[np.int64]:
-        """Returns [rows, examples per row]: which examples of a batch stand where.
+    def with_places(self, batch: int) -> tuple[Batch, NDArray[np.int64]]:
+        """Returns a batch, and [rows, examples per row]: which examples stand where.
 
         They are numbered in the order of `stream.examples`.
         """
-        dealt, _ = self.packing.deal_batch(self.stream.plan(batch))
+        dealt, shape = self.packing.deal_batch(self.stream.plan(batch))
         mine: NDArray[np.int64] = self.host.of(dealt)
-        return mine
+        examples = self.stream.examples(batch)
+        return to_batch(examples, mine, shape, self.stream.vocab), mine
 
     def identity(self) -> dict[str, Any]:
         """Returns the seed, the lengths, the mixture and the text."""

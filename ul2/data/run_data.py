@@ -56,6 +56,13 @@ class Example(NamedTuple):
     targets: NDArray[np.int32]
 
 
+class Measured(NamedTuple):
+    """What batches really hold."""
+
+    report: dict[str, Any]  # of `ul2 check`
+    distributions: Mapping[str, Distribution]  # by denoiser; empty of tasks
+
+
 class RunData(Protocol):
     """Batches for ever, held-out ones, and what there is to say about them."""
 
@@ -93,11 +100,8 @@ class RunData(Protocol):
                 where there is an end to them.
         """
 
-    def measure(self) -> dict[str, Any]:
-        """Returns what the batches really hold, for `ul2 check`."""
-
-    def distributions(self) -> Mapping[str, Distribution]:
-        """Returns span lengths and noise densities by denoiser; none of tasks."""
+    def measure(self) -> Measured:
+        """Returns what the batches really hold."""
 
     def verify(self) -> None:
         """Reads all there is, and compares it with its checksums.

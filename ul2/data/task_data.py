@@ -10,7 +10,7 @@ import numpy as np
 from ul2.batch import Batch
 from ul2.data.example_store import SIDES, ExampleSplit
 from ul2.data.row_plan import RowPlan, plan_rows
-from ul2.data.run_data import Example, Layout, RunData
+from ul2.data.run_data import Example, Layout, Measured, RunData
 from ul2.data.supervised import (
     EveryExample,
     Order,
@@ -19,7 +19,6 @@ from ul2.data.supervised import (
     TaskExamples,
 )
 from ul2.data.task_mixture import AUTO, NO_MODE, TaskRow, counts_of, with_mode
-from ul2.denoising.preflight import Distribution
 from ul2.vocab import MODES, Vocab
 
 # Examples that are dealt to rows for practice.
@@ -112,7 +111,7 @@ class TaskData:
         number = every if count is None else min(count, every)
         return lambda: (source[index] for index in range(number))
 
-    def measure(self) -> dict[str, Any]:
+    def measure(self) -> Measured:
         """Returns what the batches hold: examples, lengths, what is cut, padding."""
         examples, plan = self._tasks("train"), self._plan("train")
         counts = counts_of(self.rows)
@@ -136,7 +135,7 @@ class TaskData:
                 measured[f"longest_{side}"] = int(lengths.max())
                 measured[f"truncated_{side}"] = int(cut[side][index])
             rows.append(measured)
-        return {
+        report = {
             "tasks": rows,
             "padding_fraction": plan.padding_fraction,
             "batch_size": self.layout.batch_size,
@@ -146,10 +145,7 @@ class TaskData:
             "batches_per_epoch": float(max(r["batches_per_epoch"] for r in rows)),
             "warnings": self.warnings(),
         }
-
-    def distributions(self) -> Mapping[str, Distribution]:
-        """Returns nothing: tasks mask nothing."""
-        return {}
+        return Measured(report, {})
 
     def declared(self, split: str, step: int) -> list[dict[str, Any]]:
         """Returns the share of each task, the same at every step."""
