@@ -1,7 +1,7 @@
 # ul2 on NVIDIA GPUs: CUDA comes as wheels of jax, so the image has none of its own.
 #
 #   docker build --file docker/gpu.Dockerfile --tag ul2:gpu .
-#   docker run --gpus all --volume "$PWD/runs:/work/runs" ul2:gpu train --help
+#   docker run --gpus all --volume "$PWD/runs:/app/runs" ul2:gpu train --help
 #
 # EXTRAS: any of files, tasks (seqio, with TensorFlow), plan, with commas.
 
@@ -19,8 +19,8 @@ COPY configs configs
 RUN pip install --constraint constraints.txt ".[${EXTRAS}]" "jax[cuda12]==0.10.2"
 
 # Runs, stores and one's own gin files are mounted here; `--user` fits another owner.
-WORKDIR /work
-RUN useradd --uid 1000 --create-home ul2 && chown ul2 /work
+WORKDIR /app
+RUN useradd --uid 1000 --create-home ul2 && chown ul2 /app
 USER 1000
 ENTRYPOINT ["ul2"]
 CMD ["--help"]

@@ -19,5 +19,5 @@ COPY configs configs
 RUN pip install --constraint constraints.txt ".[${EXTRAS}]" "jax[tpu]==0.10.2"
 
 # XPK starts a shell in the pod, so there is no entry point; root owns the chips there.
-WORKDIR /work
+WORKDIR /app
 CMD ["ul2", "--help"]
