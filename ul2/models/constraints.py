@@ -70,9 +70,9 @@ def constrain(x: Float[Array, "..."], *names: str | None) -> Float[Array, "..."]
 def keep_what_is_computed(primitive: Any, *_: Any, **__: Any) -> bool:
     """A policy of `jax.checkpoint`: the backward pass gathers anew what was gathered.
 
-    Otherwise a scan would stack the gathered kernels of all layers on every device.
+    Otherwise a scan would stack what all layers gathered on every device.
     """
-    return bool(primitive.name != "sharding_constraint")
+    return primitive.name not in ("sharding_constraint", "all_gather")
 
 
 def gathered(kernel: nnx.Param, value: Float[Array, "..."]) -> Float[Array, "..."]:
