@@ -14,6 +14,7 @@ plain products and hints.
 """
 
 import functools
+import math
 from typing import Any, Final, NamedTuple
 
 import jax
@@ -151,6 +152,7 @@ def _owners(x: Array, dim: int, kernels: tuple[nnx.Param, ...]) -> _Axes:
     """
     if not is_split():
         return ()
+    sizes = jax.sharding.get_abstract_mesh().shape
     split = set()
     for kernel in kernels:
         names: Any = kernel.get_metadata()["out_sharding"]
@@ -158,7 +160,9 @@ def _owners(x: Array, dim: int, kernels: tuple[nnx.Param, ...]) -> _Axes:
     (columns,) = split_axes(x.shape[1:2], LENGTH)
     (residual,) = split_axes(x.shape[1:2], RESIDUAL_LENGTH)
     owners = split.pop()
-    return owners if not split and residual == (*columns, *owners) else ()
+    parts = math.prod(sizes[axis] for axis in owners)
+    divides = not split and residual == (*columns, *owners)
+    return owners if divides and parts > 1 else ()
 
 
 def _named(x: Array) -> Array:
