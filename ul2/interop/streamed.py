@@ -20,6 +20,7 @@ from ul2.interop.model import define
 from ul2.interop.tensors import Tensor, transposed
 from ul2.models.blocks import Memory, Side
 from ul2.models.masks import Causal, Keys, Prefix
+from ul2.models.parallel_projection import gather
 
 
 def logits(checkpoint: Checkpoint, batch: Batch) -> np.ndarray:
@@ -102,7 +103,7 @@ def _run_layer(
         assert inputs is not None
         side = Side(inputs, Keys(inputs.columns >= 0))
     elif inputs is not None:
-        memory = Memory(encoded, inputs, Keys(inputs.columns >= 0))
+        memory = Memory(gather(encoded), inputs, Keys(inputs.columns >= 0))
         side = Side(batch.decoder, Causal())
     else:
         side = Side(batch.decoder, Causal() | Prefix(batch.prefix_lengths))

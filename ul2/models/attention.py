@@ -23,7 +23,6 @@ from ul2.axes import (
     HEADS,
     KV_HEADS,
     LENGTH,
-    RESIDUAL_LENGTH,
 )
 from ul2.batch import Packed
 from ul2.models.attention_in_turn import UNSEEN, attend_in_turn
@@ -33,6 +32,11 @@ from ul2.models.constraints import constrain, is_one_cpu, is_split
 from ul2.models.dropout import DropoutKey, dropout
 from ul2.models.masks import Mask
 from ul2.models.packing import pack, unpack
+from ul2.models.parallel_projection import (
+    Gathered,
+    gather_and_project,
+    project_and_scatter,
+)
 from ul2.models.parameters import ATTENTION_INIT, make_parameter
 from ul2.models.positions import rotate
 from ul2.models.projection import project
@@ -167,7 +171,7 @@ class Attention(nnx.Module):
         self,
         x: Float[Array, "B T D"],
         packed: Packed,
-        source: Float[Array, "B T2 D"],
+        source: Gathered | None,
         source_packed: Packed,
         mask: Mask,
         bias: Float[Array, "H L S"] | None,
@@ -175,14 +179,26 @@ class Attention(nnx.Module):
     ) -> tuple[Float[Array, "B T D"], KeyValues]:
         """Lets each example of `x` attend to the example of `source` beside it.
 
+        Args:
+            x: [B, T, D], between sublayers.
+            packed: where its examples lie.
+            source: [B, T2, D]; None is `x` itself.
+            source_packed: where the examples of the source lie.
+            mask: what each position sees of its example of the source.
+            bias: added to the logits.
+            dropout_key: for the weights.
+
         Returns:
             What it read, and from which keys [E, G, K, S] and values [E, G, S, K].
         """
-        x = constrain(x, BATCH, LENGTH, None)
-        source = constrain(source, BATCH, LENGTH, None)
-        q = self._scaled(self._project(x, self.query, packed))
-        k = self._project(source, self.key, source_packed)
-        v = self._heads(project(source, self.value), source_packed)
+        if source is None:
+            q, k, v = gather_and_project(x, self.query, self.key, self.value)
+        else:
+            (q,) = gather_and_project(x, self.query)
+            k, v = gather_and_project(source, self.key, self.value)
+        q = self._scaled(self._heads(self._turned(q, packed.positions), packed))
+        k = self._heads(self._turned(k, source_packed.positions), source_packed)
+        v = self._heads(v, source_packed)
         # Each part of the queries sees all keys.
         q = constrain(q, BATCH, HEAD, LENGTH, None)
         k = constrain(k, BATCH, HEAD, None, None)
@@ -200,7 +216,7 @@ class Attention(nnx.Module):
         examples = by_position.reshape(*packed.columns.shape, -1)
         rows = pack(examples, packed)
         rows = constrain(rows, BATCH, LENGTH, HEADS)
-        out = constrain(project(rows, self.out), BATCH, RESIDUAL_LENGTH, None)
+        out = project_and_scatter(rows, self.out)
         return out, KeyValues(jnp.swapaxes(k, 2, 3), v)
 
     def step_self(
@@ -263,12 +279,6 @@ class Attention(nnx.Module):
             return x
         turned = rotate(self._split(x), positions, theta=self.config.rope_theta)
         return turned.reshape(x.shape)
-
-    def _project(
-        self, x: Float[Array, "B T D"], kernel: nnx.Param, packed: Packed
-    ) -> Float[Array, "E H L K"]:
-        """Makes queries or keys, rotated to their positions if this is RoPE."""
-        return self._heads(self._turned(project(x, kernel), packed.positions), packed)
 
     def _heads(
         self, x: Float[Array, "B T HK"], packed: Packed

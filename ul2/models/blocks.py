@@ -26,16 +26,14 @@ from ul2.models.dropout import DropoutKey, dropout, split_key
 from ul2.models.feed_forward import FeedForward
 from ul2.models.masks import Mask
 from ul2.models.norms import RMSNorm
+from ul2.models.parallel_projection import PROJECTED, Gathered
 from ul2.models.positions import RelativeBias
 
 # The one value of a layer from which all others can be computed again.
 _LAYER_INPUT: Final = "layer_input"
 _POLICIES: Final = {
     "none": keep_what_is_computed,
-    "dots": jax.checkpoint_policies.save_from_both_policies(
-        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-        jax.checkpoint_policies.save_only_these_names(ATTENDED),
-    ),
+    "dots": jax.checkpoint_policies.save_only_these_names(PROJECTED, ATTENDED),
     "full": jax.checkpoint_policies.nothing_saveable,
     "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
         names_which_can_be_saved=[],
@@ -65,7 +63,7 @@ class Side(NamedTuple):
 class Memory(NamedTuple):
     """An encoder's output, for a decoder to read."""
 
-    encoded: Float[Array, "B T2 D"]
+    encoded: Gathered
     packed: Packed
     mask: Mask
 
@@ -162,7 +160,7 @@ class SelfAttentionBlock(nnx.Module):
             bias = self.relative_bias(length, length)
         y = self.pre_attention_norm(x)
         y, own = self.attention(
-            y, side.packed, y, side.packed, side.mask, bias, inner_key
+            y, side.packed, None, side.packed, side.mask, bias, inner_key
         )
         x = x + dropout(y, self.dropout_rate, outer_key)
         probes.probe("self-attention", x)

@@ -16,7 +16,7 @@ it is given.
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import jax
 from flax import nnx
@@ -25,6 +25,9 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from ul2.axes import EMBED
+
+# Primitives whose results are gathered; `pvary` gives them another type, no more.
+_GATHERING: Final = ("sharding_constraint", "all_gather", "pvary")
 
 
 def is_split() -> bool:
@@ -70,9 +73,9 @@ def constrain(x: Float[Array, "..."], *names: str | None) -> Float[Array, "..."]
 def keep_what_is_computed(primitive: Any, *_: Any, **__: Any) -> bool:
     """A policy of `jax.checkpoint`: the backward pass gathers anew what was gathered.
 
-    Otherwise a scan would stack the gathered kernels of all layers on every device.
+    Otherwise a scan would stack what all layers gathered on every device.
     """
-    return bool(primitive.name != "sharding_constraint")
+    return primitive.name not in _GATHERING
 
 
 def gathered(kernel: nnx.Param, value: Float[Array, "..."]) -> Float[Array, "..."]:

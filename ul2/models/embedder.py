@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 from ul2.axes import BATCH, EMBED, LENGTH, RESIDUAL_LENGTH, VOCAB
 from ul2.models.config import ModelConfig
 from ul2.models.constraints import is_split, split_axes
+from ul2.models.parallel_projection import scatter_columns
 from ul2.models.parameters import DENSE_INIT, EMBEDDING_INIT, make_parameter
 from ul2.models.projection import project_to_float32
 
@@ -87,9 +88,7 @@ def _look_up_in_parts(
         rows = rows.astype(dtype)
         if not scatters:
             return jnp.asarray(jax.lax.psum(rows, owners))
-        return jnp.asarray(
-            jax.lax.psum_scatter(rows, owners, scatter_dimension=1, tiled=True)
-        )
+        return scatter_columns(rows, owners)
 
     out: Array = jax.shard_map(
         look_up,

@@ -5,7 +5,6 @@ from typing import Final
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from ul2.axes import BATCH, LENGTH
 from ul2.batch import Batch, Packed
 from ul2.models import probes
 from ul2.models.blocks import (
@@ -17,11 +16,11 @@ from ul2.models.blocks import (
 )
 from ul2.models.cache import LayerKeys
 from ul2.models.config import ModelConfig
-from ul2.models.constraints import constrain
 from ul2.models.dropout import split_key
 from ul2.models.embedder import Embedder
 from ul2.models.language_model import LanguageModel
 from ul2.models.masks import Causal, Keys, Mask, Masks
+from ul2.models.parallel_projection import gather
 
 
 class EncoderDecoder(LanguageModel):
@@ -108,11 +107,9 @@ class EncoderDecoder(LanguageModel):
 def _memory(batch: Batch, encoded: Float[Array, "B T2 D"]) -> Memory:
     """Returns the encoder's output as the decoder reads it."""
     assert batch.encoder is not None
-    # Gathered once for all layers of the decoder.
-    encoded = constrain(encoded, BATCH, LENGTH, None)
     cross = EncoderDecoder.masks(batch).cross
     assert cross is not None
-    return Memory(encoded, batch.encoder, cross)
+    return Memory(gather(encoded), batch.encoder, cross)
 
 
 def _existing(inputs: Packed) -> Mask:

@@ -6,12 +6,12 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from ul2.axes import BATCH, EMBED, LENGTH, MLP, RESIDUAL_LENGTH
+from ul2.axes import BATCH, EMBED, LENGTH, MLP
 from ul2.models.config import ModelConfig
 from ul2.models.constraints import constrain
 from ul2.models.dropout import DropoutKey, dropout
+from ul2.models.parallel_projection import gather_and_project, project_and_scatter
 from ul2.models.parameters import DENSE_INIT, make_parameter
-from ul2.models.projection import project
 
 _ACTIVATIONS: Final = {
     "silu": jax.nn.silu,
@@ -38,10 +38,13 @@ class FeedForward(nnx.Module):
         self, x: Float[Array, "B T D"], dropout_key: DropoutKey
     ) -> Float[Array, "B T D"]:
         """Transforms each position by itself."""
-        x = constrain(x, BATCH, LENGTH, None)
-        hidden = _ACTIVATIONS[self.config.activation](project(x, self.wi_0))
-        if self.wi_1 is not None:
-            hidden = hidden * project(x, self.wi_1)
+        activate = _ACTIVATIONS[self.config.activation]
+        if self.wi_1 is None:
+            (hidden,) = gather_and_project(x, self.wi_0)
+            hidden = activate(hidden)
+        else:
+            hidden, factor = gather_and_project(x, self.wi_0, self.wi_1)
+            hidden = activate(hidden) * factor
         hidden = constrain(hidden, BATCH, LENGTH, MLP)
         hidden = dropout(hidden, self.config.dropout_rate, dropout_key)
-        return constrain(project(hidden, self.wo), BATCH, RESIDUAL_LENGTH, None)
+        return project_and_scatter(hidden, self.wo)
