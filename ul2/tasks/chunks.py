@@ -39,9 +39,11 @@ def gather(
     growing = {split: _GrowingChunk() for split in SPLITS}
     for documents, is_held_out in several:
         full: list[tuple[int, Chunk]] = []
-        for split, is_chosen in (("train", ~is_held_out), ("held_out", is_held_out)):
-            places = np.flatnonzero(is_chosen)
-            chosen = _choose(documents, is_chosen)
+        of_tokens = np.repeat(is_held_out, documents.lengths)
+        for split in SPLITS:
+            is_train = split == "train"
+            places = np.flatnonzero(is_held_out ^ is_train)
+            chosen = _choose(documents, places, of_tokens ^ is_train)
             full += [
                 (int(places[last]), Chunk(split, chunk))
                 for last, chunk in growing[split].add(chosen)
@@ -90,17 +92,19 @@ class _GrowingChunk:
 
 
 def _choose(
-    documents: EncodedDocuments, is_chosen: NDArray[np.bool_]
+    documents: EncodedDocuments,
+    places: NDArray[np.intp],
+    of_tokens: NDArray[np.bool_],
 ) -> EncodedDocuments:
-    """Returns some of the documents."""
-    if is_chosen.all():
+    """Returns the documents at some places, whose tokens are `of_tokens`."""
+    if len(places) == len(documents.lengths):
         return documents
     return EncodedDocuments(
-        documents.tokens[np.repeat(is_chosen, documents.lengths)],
-        documents.lengths[is_chosen],
-        documents.characters[is_chosen],
-        documents.shares[is_chosen],
-        [documents.origins[i] for i in np.flatnonzero(is_chosen)],
+        documents.tokens[of_tokens],
+        documents.lengths[places],
+        documents.characters[places],
+        documents.shares[places],
+        [documents.origins[place] for place in places.tolist()],
     )
 
 

@@ -166,12 +166,13 @@ def _cut_lines(file: str, unit: str) -> Iterator[Part]:
         position = number = 0  # line ends before
         for block in blocks:
             found = _ENDS[unit].search(block, len(block) // 2)
+            cut = found.end() if found else 0
+            number += block.count(b"\n", 0, cut)
             if found:
-                end = position + found.end()
+                end = position + cut
                 yield Part(file, ByteRange(begin, end, line), end, False)
-                begin = end
-                line = number + block.count(b"\n", 0, found.end()) + 1
-            number += block.count(b"\n")
+                begin, line = end, number + 1
+            number += block.count(b"\n", cut)
             position += len(block)
     except OSError as error:
         yield Part(file, [cut_off(file, error)], begin, True)

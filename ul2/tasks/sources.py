@@ -9,6 +9,7 @@ Every document knows its file and line, and whatever is wrong with a file is sai
 its name and line. TensorFlow is not needed here.
 """
 
+import contextlib
 import dataclasses
 import glob
 import io
@@ -35,6 +36,8 @@ ON_ERROR: Final = ("refuse", "skip")
 _SUFFIX: Final = re.compile(
     r"\.(?:(txt)|(jsonl|json)(?=\.|$)|(parquet)$)(\.gz|\.zst)?$"
 )
+_LINE_ENDS: Final = ("", "\n", "\r\n")
+_JSON: Final = json.JSONDecoder()
 _ALLOWED: Final = ".txt or .jsonl (also .gz or .zst) or .parquet"
 
 
@@ -337,10 +340,10 @@ def _read_json(
         if line is None:
             yield too_long(place)
             continue
-        if not line.strip():
+        if line.isspace():
             continue
         try:
-            record = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            record = _parse(line.decode("utf-8-sig" if number == 1 else "utf-8"))
         except UnicodeDecodeError as error:
             yield _not_utf8(place, error)
         except (ValueError, RecursionError) as error:
@@ -349,6 +352,15 @@ def _read_json(
             )
         else:
             yield _text_of(record, field, file, number)
+
+
+def _parse(line: str) -> object:
+    """Returns what `json.loads` does, sooner where a line is nothing but a value."""
+    with contextlib.suppress(json.JSONDecodeError):
+        record, end = _JSON.raw_decode(line)
+        if line[end:] in _LINE_ENDS:
+            return record
+    return json.loads(line)
 
 
 def _text_of(
@@ -365,11 +377,17 @@ def _text_of(
     text = record[field]
     if not isinstance(text, str):
         return BrokenTextError(f"{place}: field {field!r} is no text but {_show(text)}")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
+    if not _is_utf8(text):
         return BrokenTextError(f"{place}: field {field!r} holds half of a character")
     return Document(text, file, number)
+
+
+def _is_utf8(text: str) -> bool:
+    """Returns whether a text can be written as UTF-8."""
+    try:
+        return text.isascii() or bool(text.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def read_rows(
