@@ -91,9 +91,9 @@ def test_worker_ends_when_its_parent_is_killed(tmp_path):
     """It would wait for chunks forever: nobody closes its queue."""
     code = (
         "import multiprocessing, time\n"
-        "from ul2.tasks import tokenization\n"
+        "from ul2.tasks import part_encoding\n"
         "def work():\n"
-        "    tokenization._start_worker(None)\n"
+        "    part_encoding.start_worker(None)\n"
         "    time.sleep(60)\n"
         "if __name__ == '__main__':\n"
         "    context = multiprocessing.get_context('spawn')\n"

@@ -83,7 +83,8 @@ def make_text(folder: Path) -> None:
 
 @reader("jsonl, text, gz, zst", make_text, share=40)
 def read_text(folder: Path) -> None:
-    from ul2.tasks.sources import TextSource, read_documents, split_documents
+    from ul2.tasks.sources import TextSource, read_documents
+    from ul2.tasks.splits import split_documents
 
     for unit, field in (("paragraph", "text"), ("file", "inputs")):
         source = TextSource(

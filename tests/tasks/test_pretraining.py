@@ -8,7 +8,8 @@ from ul2.denoising.denoisers import merge
 from ul2.denoising.mixture import named
 from ul2.denoising.moving import moving
 from ul2.denoising.ramps import linear
-from ul2.tasks.sources import TextSource, read_documents, split_documents
+from ul2.tasks.sources import TextSource, read_documents
+from ul2.tasks.splits import split_documents
 
 pytestmark = pytest.mark.tf
 

@@ -8,13 +8,8 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
-from ul2.tasks.sources import (
-    Document,
-    TextSource,
-    find_files,
-    read_documents,
-    split_documents,
-)
+from ul2.tasks.sources import Document, TextSource, find_files, read_documents
+from ul2.tasks.splits import split_documents
 
 
 def read(files):

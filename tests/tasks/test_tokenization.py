@@ -1,3 +1,5 @@
+import dataclasses
+import gzip
 import io
 import json
 import os
@@ -5,14 +7,17 @@ import subprocess
 import sys
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 import rich.console
 
 from ul2.data.token_store import TokenStore
+from ul2.tasks import file_parts, part_encoding, tokenization
 from ul2.tasks import progress as progress_module
-from ul2.tasks import tokenization
 from ul2.tasks.progress import Progress
-from ul2.tasks.sources import Document, TextSource
+from ul2.tasks.sources import TextSource, read_documents
+from ul2.tasks.splits import split_documents
 from ul2.tasks.tokenization import TaskSource, tokenize_corpus
 
 
@@ -61,16 +66,94 @@ def test_every_document_is_in_the_store_with_its_origin(
     assert provenance["text_bytes"] == summary.text_bytes
 
 
-def test_bytes_do_not_depend_on_the_number_of_workers(
-    files, tokenizer, tmp_path, monkeypatch
+def write_odd_corpus(path, texts):
+    """Files of all kinds, some broken; returns where they are."""
+    path.mkdir()
+    lines = [json.dumps({"text": text}) for text in texts]
+    (path / "a.jsonl").write_bytes("\r\n".join(lines).encode())
+    (path / "b.jsonl").write_text("\n\n".join([*lines[:9], "{", *lines[9:], "[1]"]))
+    (path / "c.txt").write_bytes(b"\n \n".join(text.encode() for text in texts))
+    (path / "d.txt").write_bytes(b"one\n\nb\xffd\n\n" + texts[0].encode() * 30)
+    (path / "e.jsonl.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
+    (path / "f.jsonl").write_bytes(b"")
+    table = pyarrow.table({"text": [*texts, None]})
+    pyarrow.parquet.write_table(table, path / "g.parquet", row_group_size=7)
+    return TextSource(files=str(path), on_error="skip", held_out_share=0.2)
+
+
+def test_bytes_do_not_depend_on_workers_and_parts(
+    texts, tokenizer, tmp_path, monkeypatch
 ):
-    # Many chunks per worker, and chunks that do not come back in order.
-    monkeypatch.setattr(tokenization, "_CHUNK_CHARACTERS", 300)
-    for workers in (1, 2):
-        out = tmp_path / f"store{workers}"
-        tokenize_corpus(files, out, tokenizer, num_workers=workers, progress=False)
-    for file in (tmp_path / "store1").iterdir():
-        assert file.read_bytes() == (tmp_path / "store2" / file.name).read_bytes()
+    source = write_odd_corpus(tmp_path / "corpus", texts)
+    made = {}
+    # Many parts per worker, and parts that do not come back in order.
+    for workers, size in ((1, 2**19), (1, 1), (1, 100), (2, 300)):
+        monkeypatch.setattr(file_parts, "_PART_BYTES", size)
+        monkeypatch.setattr(file_parts, "_TABLE_PART_BYTES", size)
+        out = tmp_path / f"store{workers}.{size}"
+        summary = tokenize_corpus(
+            source, out, tokenizer, num_workers=workers, progress=False
+        )
+        facts = dataclasses.replace(summary, path="", seconds=0)
+        made[workers, size] = (
+            facts,
+            {file.name: file.read_bytes() for file in out.iterdir()},
+        )
+    first = made[1, 2**19]
+    assert first[0].skipped == 5
+    for other in made.values():
+        assert other == first
+
+
+def test_store_holds_what_reading_and_splitting_yield(texts, tokenizer, tmp_path):
+    source = write_odd_corpus(tmp_path / "corpus", texts)
+    reasons = []
+    documents = read_documents(source, reasons.append)
+    wanted = {
+        (os.path.basename(one.source), one.record): (split, one.text)
+        for split, one in split_documents(documents, source.held_out_share)
+    }
+    summary = tokenize_corpus(
+        source, tmp_path / "s", tokenizer, num_workers=1, progress=False
+    )
+    assert read_back(TokenStore.open(tmp_path / "s"), tokenizer) == wanted
+    assert summary.skipped_reasons == tuple(reasons)
+
+
+def test_first_error_in_reading_order_is_told(tokenizer, tmp_path, monkeypatch):
+    """The second file is refused when it is cut, the first one when it is encoded."""
+    (tmp_path / "a.jsonl").write_text('{"text": "one"}\n{')
+    (tmp_path / "b.parquet").write_text("no table")
+    monkeypatch.setattr(file_parts, "import_extra", no_library)
+    options = {"num_workers": 2, "progress": False}
+    with pytest.raises(ValueError, match=r"a\.jsonl:2: broken JSON"):
+        tokenize_corpus(
+            TextSource(files=str(tmp_path)), tmp_path / "s", tokenizer, **options
+        )
+    skipping = TextSource(files=str(tmp_path), on_error="skip")
+    with pytest.raises(ValueError, match=r"b\.parquet: no library"):
+        tokenize_corpus(skipping, tmp_path / "s", tokenizer, **options)
+
+
+def no_library(name, file):
+    raise ValueError(f"{file}: no library {name}")
+
+
+def test_part_of_a_table_that_unpacks_to_too_much_is_read_piece_by_piece(
+    texts, tokenizer, tmp_path, monkeypatch
+):
+    corpus = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts}), corpus)
+    source = TextSource(files=str(corpus), held_out_share=0.2)
+    options = {"num_workers": 1, "progress": False}
+    tokenize_corpus(source, tmp_path / "whole", tokenizer, **options)
+    monkeypatch.setattr(part_encoding, "_CALL_CHARACTERS", 100)
+    monkeypatch.setattr(part_encoding, "_MAX_TABLE_CHARACTERS", 500)
+    monkeypatch.setattr(file_parts, "_PART_BYTES", 300)
+    summary = tokenize_corpus(source, tmp_path / "pieces", tokenizer, **options)
+    assert sum(summary.documents.values()) == len(texts)
+    for file in (tmp_path / "whole").iterdir():
+        assert file.read_bytes() == (tmp_path / "pieces" / file.name).read_bytes()
 
 
 def test_skipped_records_are_counted_and_named(tokenizer, tmp_path):
@@ -112,13 +195,13 @@ def test_wrong_requests_are_refused(files, tokenizer, tmp_path):
 def test_dying_worker_is_an_error_and_leaves_no_store(
     files, tokenizer, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(tokenization, "_encode_in_worker", die)
+    monkeypatch.setattr(tokenization, "encode_in_worker", die)
     with pytest.raises(RuntimeError, match="a tokenizing process died"):
         tokenize_corpus(files, tmp_path / "s", tokenizer, num_workers=2, progress=False)
     assert sorted(os.listdir(tmp_path)) == ["0.jsonl", "1.jsonl"]
 
 
-def die(texts):
+def die(part):
     os._exit(7)
 
 
@@ -136,9 +219,9 @@ def report(is_terminal, sizes, monkeypatch, seconds):
     monkeypatch.setattr(progress_module.time, "monotonic", lambda: next(clock))
     output = io.StringIO()
     console = rich.console.Console(file=output, force_terminal=is_terminal, width=200)
-    documents = [("train", Document("x" * 50, name, 1)) for name in "aabb"]
     with Progress(sizes, show=True, console=console) as bar:
-        for _ in bar.watch(documents):
+        for file, inside in (("a", 50), ("a", 100), ("b", 50), ("b", 100)):
+            bar.reach(file, inside)
             bar.add(1, 10, 50)
     return output.getvalue()
 

@@ -23,13 +23,8 @@ from absl import logging
 from ul2.denoising.mixture import Mixture
 from ul2.tasks.preprocessors import mixture_of_denoisers
 from ul2.tasks.seqio_vocabulary import TokenizerVocabulary
-from ul2.tasks.sources import (
-    EMBEDDED,
-    TextSource,
-    find_files,
-    read_documents,
-    split_documents,
-)
+from ul2.tasks.sources import EMBEDDED, TextSource, find_files, read_documents
+from ul2.tasks.splits import split_documents
 from ul2.tasks.tokenizer import Tokenizer
 
 C4: Final = "c4/en:3.1.0"

@@ -1,13 +1,12 @@
 """Tells on stderr how far reading a corpus has come: a bar, or lines in a log."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Final, Self
 
 from rich.console import Console
 
-from ul2.tasks.sources import Document
 from ul2.terminal import LiveLine
 
 _SECONDS_BETWEEN_LINES: Final = 10.0
@@ -62,16 +61,12 @@ class Progress:
         if self._show and kind is None:
             self._print()
 
-    def watch(
-        self, documents: Iterable[tuple[str, Document]]
-    ) -> Iterator[tuple[str, Document]]:
-        """Passes documents on and notes how far into the files they reach."""
-        for split, document in documents:
-            if document.source != self._file:
-                self._done += self._sizes.get(self._file, 0)
-                self._file, self._inside = document.source, 0
-            self._inside += len(document.text)
-            yield split, document
+    def reach(self, file: str, inside: int) -> None:
+        """Notes how far reading has come: which file, and how many bytes of it."""
+        if file != self._file:
+            self._done += self._sizes.get(self._file, 0)
+            self._file = file
+        self._inside = inside
 
     def add(self, documents: int, tokens: int, text_bytes: int) -> None:
         """Counts what has been encoded and reports it when it is time."""

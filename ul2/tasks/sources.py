@@ -12,7 +12,6 @@ its name and line. TensorFlow is not needed here.
 import contextlib
 import dataclasses
 import glob
-import hashlib
 import io
 import json
 import os
@@ -37,11 +36,9 @@ ON_ERROR: Final = ("refuse", "skip")
 _SUFFIX: Final = re.compile(
     r"\.(?:(txt)|(jsonl|json)(?=\.|$)|(parquet)$)(\.gz|\.zst)?$"
 )
+_LINE_ENDS: Final = ("", "\n", "\r\n")
+_JSON: Final = json.JSONDecoder()
 _ALLOWED: Final = ".txt or .jsonl (also .gz or .zst) or .parquet"
-# How many documents, or characters, are looked at to make sure that both splits get
-# one: enough that a corpus which is larger has both anyway.
-_SPLIT_WINDOW_DOCUMENTS: Final = 1000
-_SPLIT_WINDOW_CHARACTERS: Final = 2**24
 
 
 class Document(NamedTuple):
@@ -87,6 +84,10 @@ class TextSource:
 
 class BrokenTextError(ValueError):
     """A file or record cannot be read; the message names it."""
+
+
+class CutOffError(BrokenTextError):
+    """Nothing of the file can be read from here on."""
 
 
 def find_files(patterns: str) -> list[str]:
@@ -141,12 +142,10 @@ def _read_files(
     """Reads file after file; a file without any text counts as broken."""
     for file in files:
         empty = True
-        for document in _read_file(file, source):
+        for document in read_file(file, source):
             if isinstance(document, BrokenTextError):
                 if source.on_error == "refuse":
-                    raise ValueError(
-                        f"{document}; repair it or set --on_error=skip to leave it out."
-                    )
+                    raise refusal_of_broken(str(document))
                 on_skip(str(document))
             elif document.text.strip():
                 yield document
@@ -154,49 +153,24 @@ def _read_files(
                 continue
             empty = False
         if empty and source.on_error == "refuse":
-            raise ValueError(
-                f"{file}: holds no text; remove it or set --on_error=skip."
-            )
+            raise refusal_of_empty(file)
         if empty:
-            on_skip(f"{file}: holds no text")
+            on_skip(reason_of_empty(file))
 
 
-def split_documents(
-    documents: Iterable[Document], held_out_share: float
-) -> Iterator[tuple[str, Document]]:
-    """Yields each document with its split: `train` or `held_out`.
-
-    The hash of a text decides, so a text keeps its split when files are renamed,
-    added or reordered, and copies of a text never lie on both sides. Where there are
-    two different documents or more, each split gets at least one.
-    """
-    documents = iter(documents)
-    window: list[tuple[float, Document]] = []
-    characters = 0
-    for document in documents:
-        window.append((_hash_share(document.text), document))
-        characters += len(document.text)
-        enough = characters >= _SPLIT_WINDOW_CHARACTERS and len(window) > 1
-        if enough or len(window) == _SPLIT_WINDOW_DOCUMENTS:
-            break
-    lowest = min((share for share, _ in window), default=0.0)
-    highest = max((share for share, _ in window), default=0.0)
-
-    def split(share: float) -> str:
-        if share == highest or not held_out_share:
-            return "train"
-        return "held_out" if share < held_out_share or share == lowest else "train"
-
-    for share, document in window:
-        yield split(share), document
-    for document in documents:
-        yield split(_hash_share(document.text)), document
+def refusal_of_broken(reason: str) -> ValueError:
+    """Returns the error of a corpus with a broken record."""
+    return ValueError(f"{reason}; repair it or set --on_error=skip to leave it out.")
 
 
-def _hash_share(text: str) -> float:
-    """Returns a number in [0, 1) that depends on the text alone."""
-    digest = hashlib.blake2b(text.encode(), digest_size=6).digest()
-    return int.from_bytes(digest, "big") / 2**48
+def refusal_of_empty(file: str) -> ValueError:
+    """Returns the error of a corpus with a file that is empty, as if cut off."""
+    return ValueError(f"{file}: holds no text; remove it or set --on_error=skip.")
+
+
+def reason_of_empty(file: str) -> str:
+    """Returns why such a file is left out instead."""
+    return f"{file}: holds no text"
 
 
 def _split_commas(patterns: str) -> list[str]:
@@ -243,35 +217,75 @@ def _match(pattern: str) -> set[str]:
     return {os.path.normpath(name) for name in files}
 
 
-_Read = Iterator[Document | BrokenTextError]
+# The documents of a file in order, and an error in place of a broken one.
+Reading = Iterator[Document | BrokenTextError]
 
 
-def _read_file(file: str, source: TextSource) -> _Read:
-    """Yields the documents of one file, and an error in place of a broken one."""
+def read_file(file: str, source: TextSource) -> Reading:
+    """Yields the documents of one file, the empty ones too."""
     if file == EMBEDDED:
         for text, name, line in read_embedded_corpus():
             yield Document(text, f"{EMBEDDED}/{name}", line)
-        return
+    elif is_table(file):
+        yield from read_rows(file, source.text_field)
+    else:
+        yield from read_opened(file, lambda: open_unpacked(file), source)
+
+
+def is_table(file: str) -> bool:
+    """Returns whether a file has rows and not lines."""
+    return file.endswith(".parquet")
+
+
+def is_packed(file: str) -> bool:
+    """Returns whether a file has to be unpacked from its beginning."""
+    return file.endswith((".gz", ".zst"))
+
+
+def unit_of(file: str, source: TextSource) -> str:
+    """Returns what one document of a file of lines is: one of `TEXT_UNITS`."""
     matched = _SUFFIX.search(file)
     assert matched
-    if matched[3]:
-        yield from _read_parquet(file, source.text_field)
-        return
-    with contextlib.ExitStack() as stack:
-        damages = damages_of(file)
-        try:
-            opened = stack.enter_context(open_unpacked(file))
+    return source.text_unit if matched[1] else "line"
+
+
+def read_opened(
+    file: str,
+    open_it: Callable[[], io.BufferedIOBase],
+    source: TextSource,
+    line: int = 1,
+) -> Reading:
+    """Yields the documents of lines, a whole file or a part of it.
+
+    Args:
+        file: its name.
+        open_it: opens what is to be read; it begins with a document.
+        source: how to read it.
+        line: number of its first line in the file.
+    """
+    matched = _SUFFIX.search(file)
+    assert matched
+    damages = damages_of(file)
+    try:
+        with open_it() as opened:
             if matched[1]:
-                yield from _read_text(file, opened, source.text_unit)
+                yield from _read_text(file, opened, source.text_unit, line)
             else:
-                yield from _read_json(file, opened, source.text_field)
-        except damages as error:
-            yield BrokenTextError(f"{file}: cannot be read to its end ({error})")
+                yield from _read_json(file, opened, source.text_field, line)
+    except damages as error:
+        yield cut_off(file, error)
 
 
-def _read_text(file: str, opened: io.BufferedIOBase, text_unit: str) -> _Read:
+def cut_off(file: str, error: Exception) -> CutOffError:
+    """Describes what ended the reading of a file."""
+    return CutOffError(f"{file}: cannot be read to its end ({error})")
+
+
+def _read_text(
+    file: str, opened: io.BufferedIOBase, text_unit: str, first_line: int
+) -> Reading:
     """Yields the paragraphs, the lines or the whole of a text file."""
-    for begin, data in _blocks(read_lines(opened), text_unit):
+    for begin, data in _blocks(read_lines(opened), text_unit, first_line):
         if data is None:
             yield too_long(f"{file}:{begin}")
             continue
@@ -285,12 +299,12 @@ def _read_text(file: str, opened: io.BufferedIOBase, text_unit: str) -> _Read:
 
 
 def _blocks(
-    lines: Iterable[bytes | None], text_unit: str
+    lines: Iterable[bytes | None], text_unit: str, first_line: int
 ) -> Iterator[tuple[int, bytes | None]]:
     """Yields the line on which each unit begins, and its bytes; None of too many."""
     block: list[bytes] = []
-    begin, size = 1, 0
-    for number, line in enumerate(lines, 1):
+    begin, size = first_line, 0
+    for number, line in enumerate(lines, first_line):
         blank = line is not None and not line.strip()
         if size and (text_unit == "line" or (text_unit == "paragraph" and blank)):
             yield begin, _joined(block, size)
@@ -317,17 +331,19 @@ def too_long(place: str) -> BrokenTextError:
     )
 
 
-def _read_json(file: str, opened: io.BufferedIOBase, field: str) -> _Read:
+def _read_json(
+    file: str, opened: io.BufferedIOBase, field: str, first_line: int
+) -> Reading:
     """Yields the texts of a file with one JSON object per line."""
-    for number, line in enumerate(read_lines(opened), 1):
+    for number, line in enumerate(read_lines(opened), first_line):
         place = f"{file}:{number}"
         if line is None:
             yield too_long(place)
             continue
-        if not line.strip():
+        if line.isspace():
             continue
         try:
-            record = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            record = _parse(line.decode("utf-8-sig" if number == 1 else "utf-8"))
         except UnicodeDecodeError as error:
             yield _not_utf8(place, error)
         except (ValueError, RecursionError) as error:
@@ -336,6 +352,15 @@ def _read_json(file: str, opened: io.BufferedIOBase, field: str) -> _Read:
             )
         else:
             yield _text_of(record, field, file, number)
+
+
+def _parse(line: str) -> object:
+    """Returns what `json.loads` does, sooner where a line is nothing but a value."""
+    with contextlib.suppress(json.JSONDecodeError):
+        record, end = _JSON.raw_decode(line)
+        if line[end:] in _LINE_ENDS:
+            return record
+    return json.loads(line)
 
 
 def _text_of(
@@ -352,17 +377,31 @@ def _text_of(
     text = record[field]
     if not isinstance(text, str):
         return BrokenTextError(f"{place}: field {field!r} is no text but {_show(text)}")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
+    if not _is_utf8(text):
         return BrokenTextError(f"{place}: field {field!r} holds half of a character")
     return Document(text, file, number)
 
 
-def _read_parquet(file: str, column: str) -> _Read:
-    """Yields the texts of one column of a table."""
+def _is_utf8(text: str) -> bool:
+    """Returns whether a text can be written as UTF-8."""
+    try:
+        return text.isascii() or bool(text.encode())
+    except UnicodeEncodeError:
+        return False
+
+
+def read_rows(
+    file: str, column: str, row_groups: Sequence[int] | None = None, row: int = 0
+) -> Reading:
+    """Yields the texts of one column of a table.
+
+    Args:
+        file: its name.
+        column: that of the texts.
+        row_groups: which to read; all if None.
+        row: how many rows stand before these.
+    """
     pyarrow = import_extra("pyarrow", file)
-    row = 0
     try:
         with open_table(file) as table:
             names = table.schema_arrow.names
@@ -371,7 +410,8 @@ def _read_parquet(file: str, column: str) -> _Read:
                     f"{file}: no column {column!r}, only {names[:9]} (--text_field)"
                 )
                 return
-            for batch in table.iter_batches(1024, columns=[column]):
+            batches = table.iter_batches(1024, row_groups=row_groups, columns=[column])
+            for batch in batches:
                 for value in batch.column(0):
                     text = value.as_py()
                     row += 1
@@ -383,7 +423,7 @@ def _read_parquet(file: str, column: str) -> _Read:
                             f"{_show(text)}"
                         )
     except (*OF_TABLES, pyarrow.ArrowException) as error:
-        yield BrokenTextError(f"{file}: cannot be read to its end ({error})")
+        yield cut_off(file, error)
 
 
 def _not_utf8(place: str, error: UnicodeDecodeError) -> BrokenTextError:

@@ -8,7 +8,8 @@ import seqio
 # Registers the corpora that have a name.
 import ul2.tasks.pretraining  # noqa: F401
 from ul2.tasks.seqio_text import read_text, splits_of, text_fields
-from ul2.tasks.sources import Document, split_documents
+from ul2.tasks.sources import Document
+from ul2.tasks.splits import split_documents
 
 # Names that tasks give to what training must not see, best first.
 _HELD_OUT: Final = ("validation", "held_out", "test")

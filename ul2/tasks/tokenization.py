@@ -1,11 +1,12 @@
 """Tokenizes a corpus once, on all cores, into a token store.
 
-    documents -> split by hash -> chunks -> workers encode -> written in reading order
+    files -> parts -> workers read, hash and encode -> split -> chunks -> written
 
-A chunk of documents is the unit of work, so one large file keeps every core busy, and
-chunks are written in the order in which they were read, so the store's bytes do not
-depend on the number of workers. TensorFlow is loaded only to read a registered seqio
-task, and only by the process that reads.
+A part of a file is the unit of work, so one large file keeps every core busy, and only
+tokens come back from the workers. They are split and written in reading order, so the
+store's bytes do not depend on the number of workers, nor on the size of a part. Where a
+file cannot be cut into parts, this process reads it and sends the texts. TensorFlow is
+loaded only to read a registered seqio task, and only by this process.
 """
 
 import collections
@@ -15,33 +16,41 @@ import dataclasses
 import itertools
 import multiprocessing
 import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
-from jaxtyping import Integer
+from numpy.typing import NDArray
 
 from ul2.data.store_manifest import SPLITS
 from ul2.data.token_store_writer import TokenStoreWriter
+from ul2.tasks.chunks import gather
+from ul2.tasks.file_parts import Part, cut_files, part_documents, read_part
+from ul2.tasks.part_encoding import (
+    REASONS_KEPT,
+    EncodedDocuments,
+    EncodedPart,
+    PartEncoder,
+    encode_in_worker,
+    start_worker,
+)
 from ul2.tasks.progress import Progress
 from ul2.tasks.sources import (
     Document,
     TextSource,
     find_files,
     read_documents,
-    split_documents,
+    reason_of_empty,
+    refusal_of_broken,
+    refusal_of_empty,
 )
+from ul2.tasks.splits import SplitRule, is_split_window, split_documents
 from ul2.tasks.tokenizer import Tokenizer
 
-_CHUNK_CHARACTERS: Final = 2**19
-_CHUNK_DOCUMENTS: Final = 2**14
-# Chunks under way per worker: enough that none waits for the one before it.
-_CHUNKS_PER_WORKER: Final = 4
-_REASONS_KEPT: Final = 10
+# Parts under way per worker: enough that none waits for the one before it.
+_PARTS_PER_WORKER: Final = 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,20 +93,22 @@ class Summary:
     seconds: float
 
 
-class _Chunk(NamedTuple):
-    """Documents of one split that are encoded together."""
+@dataclasses.dataclass
+class _Totals:
+    """What was counted so far: see `Summary`."""
 
-    split: str
-    texts: list[str]
-    origins: list[tuple[str, int]]
+    text_bytes: int = 0
+    unknown_tokens: int = 0
+    skipped: int = 0
+    skipped_reasons: list[str] = dataclasses.field(default_factory=list)
+
+    def skip(self, count: int, reasons: list[str]) -> None:
+        """Counts records left out; keeps the first reasons."""
+        self.skipped += count
+        self.skipped_reasons += reasons[: REASONS_KEPT - len(self.skipped_reasons)]
 
 
-class _Encoded(NamedTuple):
-    """The tokens of a chunk, back to back, each document ending in EOS."""
-
-    tokens: Integer[np.ndarray, " T"]
-    lengths: Integer[np.ndarray, " D"]
-    text_bytes: int
+_Encoded = tuple[Part, EncodedPart]
 
 
 def tokenize_corpus(
@@ -127,40 +138,31 @@ def tokenize_corpus(
     if num_workers is not None and num_workers < 1:
         raise ValueError(f"{num_workers=} must be at least 1.")
     started = time.monotonic()
-    skipped: list[str] = []
-    num_skipped = itertools.count()
-
-    def skip(reason: str) -> None:
-        if next(num_skipped) < _REASONS_KEPT:
-            skipped.append(reason)
-
+    totals = _Totals()
     writer = TokenStoreWriter(
         out, tokenizer=tokenizer.model, vocab=tokenizer.vocab, overwrite=overwrite
     )
-    text_bytes = unknown = 0
-    with writer, _start_progress(source, progress) as bar:
-        chunks = _chunks(bar.watch(read_source(source, skip)))
-        with _encoder(tokenizer, num_workers or _count_cores()) as encode:
-            for chunk, encoded in encode(chunks):
-                writer.add(chunk.split, encoded.tokens, encoded.lengths, chunk.origins)
-                text_bytes += encoded.text_bytes
-                unknown += int(np.sum(encoded.tokens == tokenizer.vocab.unk_id))
-                bar.add(len(chunk.texts), len(encoded.tokens), encoded.text_bytes)
+    with (
+        writer,
+        _start_progress(source, progress) as bar,
+        _start_encoding(source, tokenizer, num_workers or _count_cores()) as encode,
+    ):
+        encoded = _accept(encode(_parts(source)), source, totals)
+        counted = _count(encoded, totals, bar)
+        for split, documents in gather(_split(counted, source.held_out_share)):
+            writer.add(split, documents.tokens, documents.lengths, documents.origins)
         if not writer.num_documents("train"):
             raise ValueError(f"{_name(source)} holds no text; nothing was written.")
-        totals = {
-            "text_bytes": text_bytes,
-            "unknown_tokens": unknown,
-            "skipped": next(num_skipped),
-        }
-        writer.provenance = {**dataclasses.asdict(source), **totals}
+        counts = dataclasses.asdict(totals)
+        reasons = tuple(counts.pop("skipped_reasons"))
+        writer.provenance = {**dataclasses.asdict(source), **counts}
     return Summary(
         path=str(Path(out)),
         documents={split: writer.num_documents(split) for split in SPLITS},
         tokens={split: writer.num_tokens(split) for split in SPLITS},
-        skipped_reasons=tuple(skipped),
+        skipped_reasons=reasons,
         seconds=time.monotonic() - started,
-        **totals,
+        **counts,
     )
 
 
@@ -195,53 +197,107 @@ def read_source(
     return read_task_documents(source.name, source.text_field, source.held_out_share)
 
 
-def _chunks(documents: Iterable[tuple[str, Document]]) -> Iterator[_Chunk]:
-    """Gathers documents of the same split until they are worth a worker's while."""
-    texts: dict[str, list[str]] = {split: [] for split in SPLITS}
-    origins: dict[str, list[tuple[str, int]]] = {split: [] for split in SPLITS}
-    sizes = dict.fromkeys(SPLITS, 0)
-    for split, document in documents:
-        texts[split].append(document.text)
-        origins[split].append((document.source, document.record))
-        sizes[split] += len(document.text)
-        full = len(texts[split]) == _CHUNK_DOCUMENTS
-        if full or sizes[split] >= _CHUNK_CHARACTERS:
-            yield _Chunk(split, texts[split], origins[split])
-            texts[split], origins[split], sizes[split] = [], [], 0
-    for split in SPLITS:
-        if texts[split]:
-            yield _Chunk(split, texts[split], origins[split])
+def _parts(source: TextSource | TaskSource) -> Iterator[Part]:
+    """Yields the parts of a source in reading order."""
+    if isinstance(source, TextSource):
+        return cut_files(find_files(source.files), source)
+    return part_documents(source.name, read_source(source))
 
 
-def _encode(tokenizer: Tokenizer, texts: list[str]) -> _Encoded:
-    """Encodes the documents of a chunk."""
-    rows = tokenizer.encode_arrays(texts)
-    lengths = np.fromiter(map(len, rows), np.int64, len(rows)) + 1
-    dtype = np.uint16 if tokenizer.vocab.size <= 2**16 else np.uint32
-    end = np.array([tokenizer.vocab.eos_id], np.int32)
-    parts = [part for row in rows for part in (row, end)]
-    tokens = np.concatenate(parts, dtype=dtype, casting="unsafe")
-    return _Encoded(tokens, lengths, sum(len(text.encode()) for text in texts))
+def _accept(
+    parts: Iterable[_Encoded], source: TextSource | TaskSource, totals: _Totals
+) -> Iterator[_Encoded]:
+    """Passes parts on, and refuses or counts what is broken, as `read_documents` does.
+
+    Raises:
+        ValueError: a record is broken, or a file empty, and such are refused.
+    """
+    skips = isinstance(source, TextSource) and source.on_error == "skip"
+    is_empty, is_cut_off = True, False  # the file so far
+    for part, encoded in parts:
+        if encoded.num_broken and not skips:
+            raise refusal_of_broken(encoded.reasons[0])
+        if not is_cut_off:
+            totals.skip(encoded.num_broken, encoded.reasons)
+            is_empty &= not (encoded.num_broken or len(encoded.documents.lengths))
+            is_cut_off = encoded.is_cut_off
+            yield part, encoded
+        if not part.is_last:
+            continue
+        if is_empty and isinstance(source, TextSource):
+            if not skips:
+                raise refusal_of_empty(part.file)
+            totals.skip(1, [reason_of_empty(part.file)])
+        is_empty, is_cut_off = True, False
 
 
-_Encode = Callable[[Iterable[_Chunk]], Iterator[tuple[_Chunk, _Encoded]]]
+def _count(
+    parts: Iterable[_Encoded], totals: _Totals, bar: Progress
+) -> Iterator[_Encoded]:
+    """Passes parts on and tells how far they have come."""
+    for part, encoded in parts:
+        totals.text_bytes += encoded.text_bytes
+        totals.unknown_tokens += encoded.unknown_tokens
+        bar.reach(part.file, part.reached)
+        documents = encoded.documents
+        bar.add(len(documents.lengths), len(documents.tokens), encoded.text_bytes)
+        yield part, encoded
+
+
+def _split(
+    parts: Iterator[_Encoded], held_out_share: float
+) -> Iterator[tuple[EncodedDocuments, NDArray[np.bool_]]]:
+    """Yields the documents of each part, and which of them are held out.
+
+    They are split as by `split_documents`, unless they know their split.
+    """
+    window: list[_Encoded] = []
+    shares: list[float] = []
+    characters: list[int] = []
+    for part, encoded in parts:
+        window.append((part, encoded))
+        shares += encoded.documents.shares.tolist()
+        characters += encoded.documents.characters.tolist()
+        if is_split_window(len(shares), sum(characters)):
+            break
+    rule = SplitRule.of(shares, characters, held_out_share)
+    for part, encoded in itertools.chain(window, parts):
+        if part.splits is None:
+            yield encoded.documents, rule.holds_out(encoded.documents.shares)
+        else:
+            yield encoded.documents, np.array(part.splits) == "held_out"
+
+
+_Encode = Callable[[Iterable[Part]], Iterator[_Encoded]]
 
 
 @contextlib.contextmanager
-def _encoder(tokenizer: Tokenizer, num_workers: int) -> Iterator[_Encode]:
-    """Starts the workers; yields a function from chunks to encoded chunks, in order."""
+def _start_encoding(
+    source: TextSource | TaskSource, tokenizer: Tokenizer, num_workers: int
+) -> Iterator[_Encode]:
+    """Starts the workers; yields a function from parts to encoded parts, in order."""
+    vocab = tokenizer.vocab
+    encoder = PartEncoder(
+        encoder=tokenizer.encoder,
+        # The parts of a task hold its documents: there is nothing to read.
+        source=source if isinstance(source, TextSource) else TextSource(files=""),
+        eos_id=vocab.eos_id,
+        unk_id=vocab.unk_id,
+        dtype="uint16" if vocab.size <= 2**16 else "uint32",
+    )
     if num_workers == 1:
-        yield lambda chunks: ((c, _encode(tokenizer, c.texts)) for c in chunks)
+        yield lambda parts: _encode_here(encoder, parts)
         return
     pool = concurrent.futures.ProcessPoolExecutor(
         num_workers,
         # A forked process inherits the locks of threads that it does not have.
         multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
-        initargs=(tokenizer,),
+        initializer=start_worker,
+        initargs=(encoder,),
     )
     try:
-        yield lambda chunks: _encode_in(pool, chunks, num_workers * _CHUNKS_PER_WORKER)
+        window = num_workers * _PARTS_PER_WORKER
+        yield lambda parts: _encode_in(pool, encoder.source, parts, window)
     except concurrent.futures.process.BrokenProcessPool:
         raise RuntimeError(
             "a tokenizing process died, most likely for lack of memory; use fewer "
@@ -251,46 +307,50 @@ def _encoder(tokenizer: Tokenizer, num_workers: int) -> Iterator[_Encode]:
         pool.shutdown(cancel_futures=True)
 
 
+def _encode_here(encoder: PartEncoder, parts: Iterable[Part]) -> Iterator[_Encoded]:
+    """Encodes parts in this process."""
+    for part in parts:
+        encoded = encoder.encode(part)
+        if encoded:
+            yield part, encoded
+        else:
+            yield from _encode_here(encoder, _reread(part, encoder.source))
+
+
 def _encode_in(
-    pool: concurrent.futures.Executor, chunks: Iterable[_Chunk], window: int
-) -> Iterator[tuple[_Chunk, _Encoded]]:
-    """Keeps at most `window` chunks under way, so that memory stays small."""
-    waiting: collections.deque[tuple[_Chunk, concurrent.futures.Future[_Encoded]]]
+    pool: concurrent.futures.Executor,
+    source: TextSource,
+    parts: Iterable[Part],
+    window: int,
+) -> Iterator[_Encoded]:
+    """Encodes parts in the workers, `window` at a time, so that memory stays small."""
+    waiting: collections.deque[tuple[Part, concurrent.futures.Future[Any]]]
     waiting = collections.deque()
-    for chunk in chunks:
-        waiting.append((chunk, pool.submit(_encode_in_worker, chunk.texts)))
-        if len(waiting) == window:
-            first, future = waiting.popleft()
-            yield first, future.result()
-    for chunk, future in waiting:
-        yield chunk, future.result()
+
+    def take(most: int) -> Iterator[_Encoded]:
+        while len(waiting) > most:
+            part, future = waiting.popleft()
+            if encoded := future.result():
+                yield part, encoded
+            else:
+                yield from _encode_in(pool, source, _reread(part, source), window)
+
+    try:
+        for part in parts:
+            waiting.append((part, pool.submit(encode_in_worker, part)))
+            yield from take(window - 1)
+    except ValueError:
+        # The next part cannot be read; what is wrong before it is to be said first.
+        yield from take(0)
+        raise
+    yield from take(0)
 
 
-# Of a worker process: what `_start_worker` opened.
-_worker_tokenizer: Tokenizer | None = None
-
-
-def _start_worker(tokenizer: Tokenizer) -> None:
-    """Keeps the tokenizer for the chunks to come."""
-    global _worker_tokenizer
-    _worker_tokenizer = tokenizer
-    # Ctrl-C reaches the whole group; the reading process ends the workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-
-
-def _die_with_parent() -> None:
-    """Ends this worker when the reading process is killed: nothing else tells it."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
-def _encode_in_worker(texts: list[str]) -> _Encoded:
-    """Encodes a chunk with the worker's own tokenizer."""
-    assert _worker_tokenizer is not None
-    return _encode(_worker_tokenizer, texts)
+def _reread(part: Part, source: TextSource) -> Iterator[Part]:
+    """Yields a part of a table that is too large to be held whole, as documents."""
+    documents = ((None, one) for one in read_part(part, source))
+    for piece in part_documents(part.file, documents):
+        yield piece._replace(is_last=piece.is_last and part.is_last)
 
 
 def _count_cores() -> int:

@@ -16,21 +16,18 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, overload
+from typing import Any, Final, TypeVar, overload
 
-import numpy as np
 import sentencepiece
-from numpy.typing import NDArray
 from sentencepiece import sentencepiece_model_pb2
 
+from ul2.tasks.text_encoder import SPACE, TextEncoder
 from ul2.vocab import MODE_CONVENTIONS, Vocab, resolve, sentinel_text
 
-# SentencePiece writes a space as this character, so this character itself is only
-# safe as three bytes.
-_SPACE: Final = "▁"
 _PIECE_TYPES: Final = sentencepiece_model_pb2.ModelProto.SentencePiece
+_Loaded = TypeVar("_Loaded")
 _NUM_BYTES: Final = 256
 _SENTENCE_CHARACTERS: Final = 4000
 # mT5's, the largest that is published, has 4 MiB.
@@ -42,11 +39,13 @@ _MAX_EXTRA_SENTINELS: Final = 2**16
 class Tokenizer:
     """Text to ids and back, and where the special ids live.
 
-    Pickling sends the path, so worker processes open the model themselves.
+    Pickling sends the path, so another process opens the model itself; one that only
+    encodes needs no more than `encoder`.
 
     Attributes:
         path: the model file.
         model: the content of that file.
+        encoder: what encodes.
         vocab: the vocab contract.
     """
 
@@ -67,12 +66,13 @@ class Tokenizer:
         self._ids = {piece.piece: i for i, piece in enumerate(proto.pieces)}
         special = self._special_ids()
         # No text encodes to a control symbol.
-        self._encoder = _load(path, _retype(proto, special, _PIECE_TYPES.CONTROL))
-        self._byte_ids_of_space = self._find_byte_ids_of_space(proto)
+        silenced = _retype(proto, special, _PIECE_TYPES.CONTROL)
+        byte_ids = self._find_byte_ids_of_space(proto)
+        self.encoder = _load(path, lambda: TextEncoder(silenced, byte_ids))
         try:
             self.vocab: Vocab = resolve(
                 self._ids.get,
-                self._encode_one,
+                self.encoder.encode_one,
                 size=len(proto.pieces),
                 tokenizer_sha256=hashlib.sha256(model).hexdigest(),
                 mode_convention=mode_convention,
@@ -82,7 +82,10 @@ class Tokenizer:
             raise ValueError(f"{path}: {error}") from None
         # As user-defined symbols they are decoded to their text, whole.
         shown = special - {self.vocab.pad_id, self.vocab.eos_id}
-        self._decoder = _load(path, self._with_extra_sentinels(proto, shown))
+        decoded = self._with_extra_sentinels(proto, shown)
+        self._decoder = _load(
+            path, lambda: sentencepiece.SentencePieceProcessor(model_proto=decoded)
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return open_tokenizer, (self.path, *self._options)
@@ -99,24 +102,8 @@ class Tokenizer:
     def encode(self, text: str | list[str]) -> list[int] | list[list[int]]:
         """Returns the ids of a text, or of each of several; no EOS is added."""
         if isinstance(text, str):
-            return self._encode_one(text)
-        if self._is_for_one_by_one(text):
-            return [self._encode_one(one) for one in text]
-        ids: list[list[int]] = self._encoder.encode(text, num_threads=1)
-        return ids
-
-    def encode_arrays(self, texts: list[str]) -> list[NDArray[np.int32]]:
-        """Returns the ids of each text as an array: a fifth faster than as lists."""
-        if self._is_for_one_by_one(texts):
-            return [np.array(self._encode_one(one), np.int32) for one in texts]
-        rows: list[NDArray[np.int32]] = self._encoder.encode(
-            texts, num_threads=1, return_type="numpy"
-        )
-        return rows
-
-    def _is_for_one_by_one(self, texts: list[str]) -> bool:
-        """Returns whether the encoder alone would get some of these wrong."""
-        return bool(self._byte_ids_of_space) and any(_SPACE in one for one in texts)
+            return self.encoder.encode_one(text)
+        return self.encoder.encode_lists(text)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Returns the text of `ids`: sentinels and modes as their names, no EOS.
@@ -141,7 +128,7 @@ class Tokenizer:
         piece = str(self._decoder.id_to_piece(token))
         if self._decoder.is_control(token) or self._decoder.is_byte(token):
             return piece
-        text = piece.replace(_SPACE, " ")
+        text = piece.replace(SPACE, " ")
         return text.strip() if token in self.vocab.sentinel_ids else text
 
     def _check(self, token: int) -> int:
@@ -153,24 +140,12 @@ class Tokenizer:
             )
         return token
 
-    def _encode_one(self, text: str) -> list[int]:
-        """Encodes a text that may hold SentencePiece's own sign for a space."""
-        if not self._byte_ids_of_space or _SPACE not in text:
-            ids: list[int] = self._encoder.encode(text)
-            return ids
-        first, *rest = self._encoder.encode(text.split(_SPACE))
-        for part in rest:
-            first += self._byte_ids_of_space
-            first += part
-        ids = first
-        return ids
-
     def _special_ids(self) -> set[int]:
         """Finds every piece that text must not encode to."""
         names = ["<pad>", "</s>"]
         names += [t for texts in MODE_CONVENTIONS.values() for t in texts.values()]
         found = {self._ids[name] for name in names if name in self._ids}
-        sentinel = re.compile(f"{_SPACE}?<extra_id_[0-9]+>")
+        sentinel = re.compile(f"{SPACE}?<extra_id_[0-9]+>")
         return found | {i for t, i in self._ids.items() if sentinel.fullmatch(t)}
 
     def _find_byte_ids_of_space(self, proto: Any) -> list[int]:
@@ -182,7 +157,7 @@ class Tokenizer:
         spec = proto.normalizer_spec
         if spec.add_dummy_prefix or spec.remove_extra_whitespaces:
             return []
-        ids = [self._ids.get(f"<0x{byte:02X}>") for byte in _SPACE.encode()]
+        ids = [self._ids.get(f"<0x{byte:02X}>") for byte in SPACE.encode()]
         return [i for i in ids if i is not None] if None not in ids else []
 
     def _with_extra_sentinels(self, proto: Any, special: set[int]) -> bytes:
@@ -413,10 +388,10 @@ def _retype(proto: Any, ids: set[int], kind: int) -> bytes:
     return bytes(changed.SerializeToString())
 
 
-def _load(path: Path, model: bytes) -> Any:
-    """Returns SentencePiece's processor for a model."""
+def _load(path: Path, load: Callable[[], _Loaded]) -> _Loaded:
+    """Returns what `load` makes of a model; names the file where it cannot."""
     try:
-        return sentencepiece.SentencePieceProcessor(model_proto=model)
+        return load()
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{path} is damaged: {reason}") from None
