@@ -276,9 +276,12 @@ def test_gradients_of_tables_are_summed_in_float32(one_device):
             lambda value, like: value.astype(like.dtype), values, model.abstract_params
         )
         settings = SETTINGS._replace(loss_chunk=1)
-        return accumulate(
-            model, values, batch, jax.random.key(0), one_device, DEFAULT_RULES, settings
-        )[0]
+        summed = jax.jit(
+            lambda values, batch, key: accumulate(
+                model, values, batch, key, one_device, DEFAULT_RULES, settings
+            )[0]
+        )
+        return summed(values, batch, jax.random.key(0))
 
     make = lambda *, rngs: EncoderDecoder(config, rngs=rngs)  # noqa: E731
     exact, ours = gradients(make), gradients(precision.in_bfloat16(make))
