@@ -18,11 +18,13 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = (
         os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
     ).strip()
-# Toys take longer to compile than to run: half as long without the costly passes, and
-# two thirds of that with XLA's older emitters. A flag that XLA lacks ends the process.
+# Toys take longer to compile than to run: half as long without the costly passes, two
+# thirds of that with XLA's older emitters, three quarters of that if a program is not
+# cut into parts for threads to share. A flag that XLA lacks ends the process.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 if version("jaxlib").startswith("0.10."):
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
+    os.environ["XLA_FLAGS"] += " --xla_cpu_parallel_codegen_split_count=1"
 # The tests build a few toy programs again and again, some in processes of their own.
 _compiled: tempfile.TemporaryDirectory[str] | None = None
 if "PYTEST_XDIST_WORKER" not in os.environ:  # a worker shares what its parent made
