@@ -61,7 +61,7 @@ def make_input(length):
     return jax.random.normal(jax.random.key(1), (ROWS, length, WIDTH))
 
 
-# The first divides over all meshes; of the second, no columns are split by `tensor`.
+# Columns that all axes divide, only some, and none.
 @pytest.mark.parametrize("length", [8, 6, 3])
 @pytest.mark.parametrize("read_often", [False, True])
 @pytest.mark.parametrize("mesh", MESHES)

@@ -22,6 +22,7 @@ import jax
 from flax import nnx
 from flax.core import spmd
 from jax.sharding import PartitionSpec
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ul2.axes import EMBED
@@ -78,16 +79,17 @@ def keep_what_is_computed(primitive: Any, *_: Any, **__: Any) -> bool:
     return primitive.name not in _GATHERING
 
 
-def gathered(kernel: nnx.Param, value: Float[Array, "..."]) -> Float[Array, "..."]:
+def gathered(kernel: nnx.Param, dtype: DTypeLike) -> Float[Array, "..."]:
     """Asks that a kernel be whole along its `embed` dim, and split along the other.
 
     Said here, the compiler need not guess between gathering a kernel and moving
-    activations, and a kernel travels in the dtype of `value`.
+    activations, and a kernel travels in the dtype of what it is multiplied with.
 
     Args:
-        kernel: knows what its dims are called.
-        value: of that kernel, or of one layer of it.
+        kernel: knows what its dims are called; whole or one layer of it.
+        dtype: that of the result.
     """
+    value: Array = kernel[...].astype(dtype)
     names = kernel.get_metadata().get("out_sharding") or ()
     if len(names) < value.ndim:
         return value

@@ -82,7 +82,7 @@ def gather_and_project(
     )(
         parts,
         None if whole is None else jax.lax.stop_gradient(whole),
-        [gathered(kernel, kernel[...].astype(parts.dtype)) for kernel in kernels],
+        [gathered(kernel, parts.dtype) for kernel in kernels],
     )
     return tuple(_named(out) for out in outs)
 
@@ -100,7 +100,7 @@ def project_and_scatter(
         lambda x, matrix: scatter_columns(jnp.matmul(x, matrix), owners),
         in_specs=(PartitionSpec(rows, columns, owners), PartitionSpec(owners)),
         out_specs=PartitionSpec(rows, (*columns, *owners)),
-    )(x, gathered(kernel, kernel[...].astype(x.dtype)))
+    )(x, gathered(kernel, x.dtype))
     return _named(out)
 
 
@@ -148,7 +148,7 @@ _gathered_before.defvjp(_forward, _backward)
 def _owners(x: Array, dim: int, kernels: tuple[nnx.Param, ...]) -> _Axes:
     """Returns the axes that split this dim of all kernels and the columns of `x`.
 
-    None if something does not divide: then each of them is split as far as it can be.
+    No axes if something does not divide: each is then split as far as it can be.
     """
     if not is_split():
         return ()

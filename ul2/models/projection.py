@@ -32,7 +32,7 @@ def project_to_float32(
 def _multiply(
     x: Array, kernel: nnx.Param, transposed: bool, result: DTypeLike | None
 ) -> Array:
-    matrix = gathered(kernel, kernel[...].astype(x.dtype))
+    matrix = gathered(kernel, x.dtype)
     matrix = matrix.T if transposed else matrix
     if is_split():
         # Rows and columns are split by different axes: they stay two dims.
