@@ -12,7 +12,7 @@ from model_fixtures import tiny_config
 from vocab_toys import toy_vocab
 
 from ul2.batch import Batch, one_per_row
-from ul2.decoding import generate
+from ul2.decoding import programs
 from ul2.decoding.generate import Generator
 from ul2.decoding.settings import DecodingSettings
 from ul2.models.decoder_only import DecoderOnly
@@ -104,6 +104,66 @@ def test_output_does_not_depend_on_what_else_is_in_the_batch(generator, choices)
     others = [100, *numbers, *range(200, 204)]
     crowded = generator.generate(crowd, settings, numbers=others)
     assert crowded[1:4] == together
+
+
+def test_examples_take_the_rows_of_those_that_ended(generator, monkeypatch):
+    """Four rows; an example with more to write does not hold up the others."""
+    taken = []
+    go_on = programs.go_on
+
+    def count(program, params, state, *others):
+        before = np.asarray(state.columns)
+        after = go_on(program, params, state, *others)
+        taken.append(int((np.asarray(after.columns) - before).max()))
+        return after
+
+    monkeypatch.setattr(programs, "go_on", count)
+    settings = DecodingSettings(max_tokens=8)
+    rooms = [8, 2, 2, 2, 2, 2, 2, 2, 2, 8]
+    ends = []
+    for ended in generator.generate_each(
+        [PROMPTS[0]] * len(rooms),
+        settings,
+        max_tokens=rooms,
+        forbidden=[VOCAB.eos_id],
+    ):
+        assert all(len(outputs[0].ids) == rooms[n] for n, outputs in ended.items())
+        ends.append(sorted(ended))
+    assert ends == [[1, 2, 3], [4, 5, 6], [0, 7, 8, 9]]
+    # The first token is the prompt's. Groups of four would take 7 + 1 + 7.
+    assert taken == [1, 1, 7]
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {},
+        {"temperature": 0.7, "no_repeat_ngram": 2, "num_decodes": 3},
+        {"num_beams": 3, "num_decodes": 3},
+    ],
+    ids=str,
+)
+def test_output_does_not_depend_on_when_it_begins(generator, choices):
+    settings = DecodingSettings(max_tokens=8, **choices)
+    rng = np.random.default_rng(0)
+    rooms = rng.integers(2, 9, 11).tolist()
+    prompts = [[*rng.integers(5, 40, n % 6).tolist(), 1] for n in range(11)]
+    blanks = [None if n % 3 else 2 for n in range(11)]
+    options = {"max_tokens": rooms, "blanks": blanks, "forced": [[7]] * 11}
+    crowded = generator.generate(prompts, settings, **options)
+    for n in range(11):
+        alone = {name: given[n : n + 1] for name, given in options.items()}
+        # Not even in the last bit.
+        assert crowded[n : n + 1] == generator.generate(
+            prompts[n : n + 1], settings, numbers=[n], **alone
+        )
+
+
+def test_longest_inputs_are_decoded_first(generator):
+    """If memory does not suffice, it shows at once."""
+    settings = DecodingSettings(max_tokens=2)
+    ends = generator.generate_each([PROMPTS[0], LONGER, PROMPTS[1]], settings)
+    assert list(next(ends)) == [1]
 
 
 def test_drawing_depends_on_seed_number_and_decode(generator):
@@ -281,14 +341,14 @@ def test_programs_are_compiled_once_for_lengths_of_one_bucket(model):
     generator = Generator(model, VOCAB, batch_size=2)
     settings = DecodingSettings(max_tokens=10, temperature=0.5)
     generator.generate([[5] * 9 + [1]], settings)
-    before = generate._go_on._cache_size(), generate._begin._cache_size()
+    before = programs.go_on._cache_size(), programs.begin._cache_size()
     for length in (8, 9, 10):
         for temperature in (0.5, 0.9):
             changed = dataclasses.replace(
                 settings, temperature=temperature, seed=length, max_tokens=12
             )
             generator.generate([[6] * length + [1]] * 3, changed)
-    assert (generate._go_on._cache_size(), generate._begin._cache_size()) == before
+    assert (programs.go_on._cache_size(), programs.begin._cache_size()) == before
 
 
 @pytest.mark.parametrize(
@@ -296,6 +356,7 @@ def test_programs_are_compiled_once_for_lengths_of_one_bucket(model):
     [
         ({"forced": [[5, 6]]}, "max_tokens=2 leaves no room behind a prefix of 2"),
         ({"blanks": [3]}, "max_tokens=2 is too few for 3 blanks"),
+        ({"max_tokens": [3]}, "max_tokens=3 of an example is more than 2 of all"),
     ],
 )
 def test_what_has_no_room_is_refused(generator, options, message):

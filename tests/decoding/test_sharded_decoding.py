@@ -66,7 +66,9 @@ def test_cache_is_split_over_batch_and_heads():
     def step(state, batch):
         model = nnx.merge(graphdef, state)
         _, cache = model.prefill(batch, hypotheses=3, columns=4)
-        return model.make_step()(jnp.ones((8, 3), jnp.int32), jnp.int32(0), cache)[1]
+        return model.make_step()(jnp.ones((8, 3), jnp.int32), jnp.zeros(8, int), cache)[
+            1
+        ]
 
     with logical_axes(mesh):
         cache = step(state, jax.tree.map(jnp.asarray, batch))

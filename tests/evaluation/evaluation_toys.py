@@ -68,22 +68,21 @@ class ToyModel:
         self.log_probs = log_probs or {}
         self.asked = []
 
-    def generate_from(self, prompts, settings, *, numbers=None, keep_sentinels=False):
-        outputs = []
-        for prompt, number in zip(prompts, numbers, strict=True):
+    def generate_each(self, prompts, settings, *, keep_sentinels=False):
+        # The later ones end first.
+        for number, prompt in reversed(list(enumerate(prompts))):
             mode, text = read(prompt)
             self.asked.append((text, mode, number, settings))
             answers = self.answers[text]
             answers = [answers] if isinstance(answers, str) else answers
             if not keep_sentinels:
                 answers = [one.replace("<extra_id_0> ", "") for one in answers]
-            outputs.append(
-                [
+            yield {
+                number: [
                     ToyOutput(one, ids_of(one), self.log_probs.get(one, -1.0))
                     for one in answers[: settings.num_decodes]
                 ]
-            )
-        return outputs
+            }
 
     def score_from(self, prompts, targets):
         scores = []

@@ -58,7 +58,6 @@ def test_held_out_examples_alone_are_asked_in_the_mode_of_their_task():
         lambda params: model,
         inputs_length=16,
         max_tokens=4,
-        batch_size=2,
     )
     assert metrics("params") == {
         "a/right": 50.0,
@@ -69,9 +68,9 @@ def test_held_out_examples_alone_are_asked_in_the_mode_of_their_task():
     }
     asked = [(text, mode) for text, mode, *_ in model.asked]
     assert asked == [
-        *((question, "S") for question in QUESTIONS),
-        ("is blue", None),
+        *((question, "S") for question in reversed(QUESTIONS)),
         ("is small", None),
+        ("is blue", None),
     ]
     assert {settings.max_tokens for *_, settings in model.asked} == {4}
 

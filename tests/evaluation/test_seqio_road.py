@@ -56,10 +56,10 @@ class Parrot:
         self.tokenizer, self.vocab = tokenizer, tokenizer.vocab
         self.read = []
 
-    def generate_from(self, prompts, settings, *, numbers=None, keep_sentinels=False):
-        pairs = zip(numbers, prompts, strict=True)
-        self.read += [(number, *prompt) for number, prompt in pairs]
-        return [[self._answer(prompt)] for prompt in prompts]
+    def generate_each(self, prompts, settings, *, keep_sentinels=False):
+        self.read += [(number, *prompt) for number, prompt in enumerate(prompts)]
+        for number, prompt in enumerate(prompts):
+            yield {number: [self._answer(prompt)]}
 
     def _answer(self, prompt):
         words = "the model" if len(prompt.inputs) >= 6 else ""

@@ -18,10 +18,10 @@ CHANGES = (
 )
 
 
-def make_batch(inputs, outputs, prefix_lengths):
-    decoder = one_per_row(outputs)
+def make_batch(inputs, outputs, prefix_lengths, length=None):
+    decoder = one_per_row(outputs, length)
     return Batch(
-        encoder=None if inputs is None else one_per_row(inputs),
+        encoder=None if inputs is None else one_per_row(inputs, length),
         decoder=decoder,
         targets=decoder.tokens,
         loss_weights=np.ones(decoder.tokens.shape, np.float32),
@@ -67,12 +67,42 @@ def test_cached_logits_are_those_of_the_whole_sequence(architecture, changes):
         tokens = jnp.array(
             [[r[n + column]] for r, n in zip(sequences, lengths, strict=True)]
         )
-        hidden, cache = step(tokens, jnp.int32(column), cache)
+        hidden, cache = step(tokens, jnp.full(3, column), cache)
         logits = model.unembed(hidden)[:, 0]
         for row, n in enumerate(lengths):
             np.testing.assert_allclose(
                 logits[row], whole[row, n + column], atol=1e-5, err_msg=str(column)
             )
+
+
+@pytest.mark.usefixtures("layers")
+@pytest.mark.parametrize("may_reorder", [False, True])
+@pytest.mark.parametrize("architecture", ["encoder_decoder", "decoder_only"])
+def test_rows_of_another_cache_go_on_as_they_would_in_it(architecture, may_reorder):
+    model = tiny_model(architecture)
+    inputs, sequences, prefixes = make_rows(architecture, [3, 4, 2])
+    prompts = [row[:n] for row, n in zip(sequences, [3, 4, 2], strict=True)]
+
+    def prefill(rows):
+        some = [
+            given and [given[n] for n in rows] for given in (inputs, prompts, prefixes)
+        ]
+        batch = make_batch(*some, length=9)
+        _, cache = model.prefill(
+            batch, hypotheses=2, columns=3, may_reorder=may_reorder
+        )
+        return cache
+
+    step = model.make_step()
+    whole = prefill([0, 1, 2])
+    first, whole = step(jnp.array([[5, 6]] * 3), jnp.array([0, 0, 0]), whole)
+    mixed = whole.take_rows(prefill([2, 0]), jnp.array([-1, 0, 1]))
+    tokens, columns = jnp.array([[7, 8], [5, 6], [5, 6]]), jnp.array([1, 0, 0])
+    hidden, _ = step(tokens, columns, mixed)
+    second, _ = step(jnp.array([[7, 8]] * 3), jnp.array([1, 1, 1]), whole)
+    want = jnp.stack([second[0], first[2], first[0]])
+    np.testing.assert_allclose(hidden, want, atol=1e-5)
+    assert np.abs(np.asarray(first[2] - first[0])).max() > 1e-3
 
 
 @pytest.mark.usefixtures("layers")
@@ -87,12 +117,12 @@ def test_hypotheses_share_their_prompt_and_nothing_else(architecture):
     tokens = np.random.default_rng(1).integers(2, 512, (2, 3, 3))
     step = model.make_step()
     for column, one in enumerate(tokens):
-        hidden, together = step(jnp.array(one), jnp.int32(column), together)
+        hidden, together = step(jnp.array(one), jnp.full(3, column), together)
     for hypothesis in range(3):
         cache = alone
         for column, one in enumerate(tokens):
             token = jnp.array(one[:, hypothesis : hypothesis + 1])
-            want, cache = step(token, jnp.int32(column), cache)
+            want, cache = step(token, jnp.full(3, column), cache)
         np.testing.assert_allclose(hidden[:, hypothesis], want[:, 0], atol=1e-5)
 
 
@@ -103,11 +133,11 @@ def test_reordered_hypothesis_goes_on_from_what_another_wrote():
     batch = make_batch(inputs, [[0]] * 3, prefixes)
     _, cache = model.prefill(batch, hypotheses=2, columns=2, may_reorder=True)
     step = model.make_step()
-    _, cache = step(jnp.array([[5, 6]] * 3), jnp.int32(0), cache)
+    _, cache = step(jnp.array([[5, 6]] * 3), jnp.zeros(3, int), cache)
     swapped = cache.reorder(jnp.array([[1, 0], [0, 0], [1, 1]]))
     token = jnp.array([[7, 7]] * 3)
-    before, _ = step(token, jnp.int32(1), cache)
-    after, _ = step(token, jnp.int32(1), swapped)
+    before, _ = step(token, jnp.ones(3, int), cache)
+    after, _ = step(token, jnp.ones(3, int), swapped)
     np.testing.assert_array_equal(after[0], before[0, ::-1])
     np.testing.assert_array_equal(after[1, 1], before[1, 0])
     np.testing.assert_array_equal(after[2, 0], before[2, 1])

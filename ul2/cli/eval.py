@@ -1,6 +1,7 @@
 """`ul2 eval`: trained models to scores."""
 
 import argparse
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -331,13 +332,18 @@ def _opener(
     """Returns what loads a candidate."""
     from ul2.inference.opening import open_model
 
+    of_each = max(1, options.num_beams, options.num_samples)
+
     def open_candidate(candidate: "Candidate") -> "Model":
-        return open_model(
+        model = open_model(
             candidate.path,
             step=candidate.step,
             mesh=mesh,
             dtype=options.dtype,
             **opening_options(options),
         )
+        at_once = max(1, options.batch_size // of_each)
+        batched: Model = dataclasses.replace(model, batch_size=at_once)
+        return batched
 
     return open_candidate

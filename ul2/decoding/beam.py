@@ -49,7 +49,7 @@ class Candidates(NamedTuple):
 class Beams(NamedTuple):
     """The search between two steps."""
 
-    column: Int[Array, ""]  # tokens written behind the forced ones
+    columns: Int[Array, " E"]  # tokens written behind the forced ones
     cache: Cache
     last: Int[Array, "E B"]
     live: Candidates
@@ -85,7 +85,7 @@ class BeamSearch(Search):
         # They are all the same yet, so only the first of them counts.
         first = worthless.at[:, 0].set(0.0)
         beams = Beams(
-            column=jnp.zeros((), jnp.int32),
+            columns=jnp.zeros((examples,), jnp.int32),
             cache=cache,
             last=jnp.zeros(shape, jnp.int32),
             live=Candidates(written, zeros, first, worthless, zeros > 0),
@@ -107,8 +107,8 @@ class BeamSearch(Search):
     def _choose(self, beams: Beams, hidden: Float[Array, "E B D"]) -> Beams:
         """Takes one step of the search in all open examples."""
         candidates, origins, chosen = self._candidates(beams, hidden)
-        column = beams.column + 1
-        at_end = (column >= self.limits.rooms)[:, None]
+        columns = beams.columns + 1
+        at_end = (columns >= self.limits.rooms)[:, None]
         ends = candidates.finished
         if not self._is_t5x:
             ends = ends | at_end
@@ -116,12 +116,13 @@ class BeamSearch(Search):
         totals = jnp.where(ends, _WORTHLESS + candidates.totals, candidates.totals)
         _, going = jax.lax.top_k(totals, self._beams)
         live = candidates._replace(totals=totals).take(going)
-        ended = self._collect(beams, candidates, ends, column)
-        is_open = beams.is_open & ~at_end[:, 0] & ~self._is_settled(live, ended, column)
+        ended = self._collect(beams, candidates, ends, columns)
+        is_open = beams.is_open & ~at_end[:, 0]
+        is_open &= ~self._is_settled(live, ended, columns)
         is_open &= ~jnp.all(jnp.take_along_axis(ends, going, axis=1), axis=1)
         origins = jnp.take_along_axis(origins, going, axis=1)
         return Beams(
-            column=column,
+            columns=columns,
             cache=beams.cache.reorder(origins),
             last=jnp.maximum(jnp.take_along_axis(chosen, going, axis=1), 0),
             live=_select(beams.is_open, live, beams.live),
@@ -136,7 +137,7 @@ class BeamSearch(Search):
         logits = self.model.unembed(hidden)
         log_probs = logits - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
         live = beams.live
-        allowed = self._allow(log_probs, live.written, beams.column)
+        allowed = self._allow(log_probs, live.written, beams.columns)
         # Of each hypothesis as many as of all, and of those the best.
         count = 2 * self._beams
         totals, ids = top_k(allowed + live.totals[..., None], count)
@@ -151,9 +152,9 @@ class BeamSearch(Search):
         own = jnp.take_along_axis(flat(own), places, axis=1)
         extended = live.take(origins)
         length = live.written.tokens.shape[-1]
-        place = length - beams.cache.columns + beams.column
+        places = length - beams.cache.columns + beams.columns
         written = extended.written.append(
-            jnp.where(chosen == self.eos_id, NOTHING, chosen), place, self.limits
+            jnp.where(chosen == self.eos_id, NOTHING, chosen), places, self.limits
         )
         candidates = Candidates(
             written,
@@ -169,12 +170,12 @@ class BeamSearch(Search):
         beams: Beams,
         candidates: Candidates,
         ends: Bool[Array, "E C"],
-        column: Int[Array, ""],
+        columns: Int[Array, " E"],
     ) -> Candidates:
         """Puts what just ended among what ended before, and keeps the best B."""
         if not self._is_t5x:
             ends = ends & (jnp.arange(ends.shape[1]) < self._beams)[None]
-        scores = candidates.totals / self._worth(column)
+        scores = candidates.totals / self._worth(columns)
         if self.settings.early_stopping:
             full = jnp.all(beams.ended.scores > _WORTHLESS, axis=1)
             ends = ends & ~full[:, None]
@@ -188,21 +189,21 @@ class BeamSearch(Search):
         kept: Candidates = both.take(best)
         return kept
 
-    def _worth(self, column: Int[Array, ""]) -> Float[Array, "#E 1"]:
-        """Returns what log probabilities are divided by after `column` tokens."""
+    def _worth(self, columns: Int[Array, " E"]) -> Float[Array, "E 1"]:
+        """Returns what log probabilities are divided by after so many tokens."""
         alpha = self.dials.length_penalty
         if self._is_t5x:
-            length = column + self.limits.forced[:, None]
-            return jnp.power((5 + length.astype(jnp.float32)) / 6, alpha)
-        return jnp.power(column.astype(jnp.float32), alpha)[None, None]
+            lengths = (columns + self.limits.forced).astype(jnp.float32)
+            return jnp.power((5 + lengths) / 6, alpha)[:, None]
+        return jnp.power(columns.astype(jnp.float32), alpha)[:, None]
 
     def _is_settled(
-        self, live: Candidates, ended: Candidates, column: Int[Array, ""]
+        self, live: Candidates, ended: Candidates, columns: Int[Array, " E"]
     ) -> Bool[Array, " E"]:
         """Returns where no live hypothesis can become better than all that ended."""
         # T5X's search has room for one token more than it decodes.
-        ahead = self.limits.rooms[:, None] + 1 if self._is_t5x else column
-        possible = live.totals[:, :1] / self._worth(jnp.asarray(ahead))
+        ahead = self.limits.rooms + 1 if self._is_t5x else columns
+        possible = live.totals[:, :1] / self._worth(ahead)
         worst = jnp.min(ended.scores, axis=1, keepdims=True)
         full = jnp.all(ended.scores > _WORTHLESS, axis=1)
         settled = full & (worst >= possible)[:, 0]

@@ -4,15 +4,23 @@
     forced      7 8                     what the output must begin with
     output      7 8 15 16               EOS is left out
 
-A group of examples is read once (`prefill`), whatever the number of hypotheses of each,
-and then goes on one token at a time inside one compiled loop. There is one program per
-shape, and lengths are rounded up, so there are few.
+Prompts are read a few at a time (`prefill`), once each whatever the number of
+hypotheses, and take free rows of a batch that goes on one token at a time inside one
+compiled loop. When enough rows have come to their end, the loop is left and the next
+prompts take their places, so that a long output does not hold up short ones:
+
+    row 0       a a a a a a a a
+    row 1       b b d d d d             4 examples in 2 rows: 8 steps
+    row 2       c c c e e e e e
+
+Outputs do not depend on who is in the other rows, not even in the last bit. There is
+one program per shape, and lengths are rounded up, so there are few.
 """
 
+import collections
 import contextlib
 import dataclasses
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 import jax
@@ -20,21 +28,21 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Int
 
-from ul2.batch import Batch
-from ul2.decoding.beam import Beams, BeamSearch
-from ul2.decoding.prompts import Example, Group, bucket, group
-from ul2.decoding.sampling import Samples, Sampling, make_keys
-from ul2.decoding.search import Dials
+from ul2.decoding import programs
+from ul2.decoding.prompts import Example, Shape, bucket, by_shape, lay_out
+from ul2.decoding.search import Dials, open_examples
 from ul2.decoding.settings import DecodingSettings
-from ul2.decoding.written import Limits, start
+from ul2.decoding.written import NOTHING, Limits
 from ul2.sharding.placement import batch_sharding, num_batch_shards
 from ul2.sharding.rules import DEFAULT_RULES, Rules, logical_axes
 from ul2.vocab import Vocab, round_up
 
 # Examples that are decoded together.
 BATCH_SIZE: Final = 16
+# Of them, so many parts are read one after another. Few rows are free while others go
+# on; and 4 prompts of 256 tokens are read as fast as 16, by two cores.
+_PARTS: Final = 4
 # A beam search leaves places empty where fewer hypotheses than beams came to an end.
 _EMPTY: Final = -1e6
 
@@ -81,38 +89,26 @@ class Generator:
         rules: Rules = DEFAULT_RULES,
         batch_size: int = BATCH_SIZE,
     ) -> None:
-        self._graphdef, self._params = nnx.split(model)
+        self.graphdef, self.params = nnx.split(model)
+        self.vocab = vocab
         self._has_encoder: bool = model.architecture == "encoder_decoder"
-        self._vocab = vocab
         self._mesh, self._rules = mesh, rules
         shards = 1 if mesh is None else num_batch_shards(mesh, rules)
-        self._rows = round_up(batch_size, shards)
+        self.rows = round_up(batch_size, shards)
+        self.rows_at_once = round_up(max(1, self.rows // _PARTS), shards)
 
     def generate(
         self,
         inputs: Sequence[Sequence[int]],
         settings: DecodingSettings,
-        *,
-        forced: Sequence[Sequence[int]] | None = None,
-        numbers: Sequence[int] | None = None,
-        blanks: Sequence[int | None] | None = None,
-        forbidden: Sequence[int] = (),
-        on_tokens: OnTokens | None = None,
+        **options: Any,
     ) -> list[list[Decoded]]:
         """Returns what the model writes for each of the inputs.
 
         Args:
             inputs: ids of each example, mode and EOS included.
             settings: how the next token is chosen, and when to stop.
-            forced: ids that each output must begin with.
-            numbers: number of each example, which its drawing depends on; by default
-                its place among `inputs`.
-            blanks: how many sentinels each output holds, in order and each once, with
-                EOS after the last; None for an output without such a rule.
-            forbidden: ids that are never written. Pad and the ids that no tokenizer
-                names never are.
-            on_tokens: called with every new token as soon as it is there; with a beam
-                search, with the whole of each output at the end.
+            options: see `generate_each`.
 
         Returns:
             For each example `num_decodes` outputs, the best first. A beam search by
@@ -122,6 +118,44 @@ class Generator:
             ValueError: the forced ids or the sentinels of an example take more room
                 than `max_tokens`.
         """
+        results: list[list[Decoded]] = [[] for _ in inputs]
+        for ended in self.generate_each(inputs, settings, **options):
+            for place, outputs in ended.items():
+                results[place] = outputs
+        return results
+
+    def generate_each(
+        self,
+        inputs: Sequence[Sequence[int]],
+        settings: DecodingSettings,
+        *,
+        forced: Sequence[Sequence[int]] | None = None,
+        numbers: Sequence[int] | None = None,
+        blanks: Sequence[int | None] | None = None,
+        max_tokens: Sequence[int] | None = None,
+        forbidden: Sequence[int] = (),
+        on_tokens: OnTokens | None = None,
+    ) -> Iterator[dict[int, list[Decoded]]]:
+        """Yields outputs as they come to their end, by the places of their inputs.
+
+        Args:
+            inputs: ids of each example, mode and EOS included.
+            settings: how the next token is chosen, and when to stop.
+            forced: ids that each output must begin with.
+            numbers: number of each example, which its drawing depends on; by default
+                its place among `inputs`.
+            blanks: how many sentinels each output holds, in order and each once, with
+                EOS after the last; None for an output without such a rule.
+            max_tokens: longest output of each example; by default that of the
+                settings, which must not be less.
+            forbidden: ids that are never written. Pad and the ids that no tokenizer
+                names never are.
+            on_tokens: called with every new token as soon as it is there; with a beam
+                search, with the whole of each output at the end.
+
+        Raises:
+            ValueError: see `generate`; before the first output.
+        """
         examples = [
             Example(
                 index,
@@ -129,227 +163,206 @@ class Generator:
                 list(row),
                 [] if forced is None else list(forced[index]),
                 _or_none(blanks, index),
+                settings.max_tokens if max_tokens is None else max_tokens[index],
             )
             for index, row in enumerate(inputs)
         ]
         for example in examples:
-            _check_room(example, settings)
-        results: list[list[Decoded]] = [[] for _ in examples]
-        for one in group(
-            examples, self._vocab, has_encoder=self._has_encoder, rows=self._rows
-        ):
-            outputs = self._decode(one, settings, forbidden, on_tokens)
-            for example, decoded in zip(one.examples, outputs, strict=False):
-                results[example.place] = decoded
-        return results
+            _check_room(example, settings.max_tokens)
+        for shape, alike in by_shape(examples, has_encoder=self._has_encoder).items():
+            yield from _Decoding(self, shape, alike, settings, forbidden, on_tokens)
 
-    def _decode(
-        self,
-        one: Group,
-        settings: DecodingSettings,
-        forbidden: Sequence[int],
-        on_tokens: OnTokens | None,
-    ) -> list[list[Decoded]]:
-        """Decodes a group."""
-        program = _Program(
-            graphdef=self._graphdef,
-            settings=_compiled_in(settings),
-            columns=bucket(settings.max_tokens),
-            eos_id=self._vocab.eos_id,
-        )
-        rooms = settings.max_tokens - one.num_forced
-        rooms[len(one.examples) :] = 0
-        limits = self._limits(one, rooms, forbidden)
-        dials = Dials.of(settings)
-        batch, ends = self._place((one.batch, one.ends))
-        with self._on_mesh():
-            state = _begin(
-                program,
-                self._params,
-                batch,
-                _Request(
-                    ends,
-                    jnp.asarray(one.forced),
-                    jnp.asarray(one.numbers),
-                    jnp.int32(settings.seed & 0x7FFFFFFF),
-                ),
-                limits,
-                dials,
-            )
-            if on_tokens is None or settings.num_beams:
-                everything = np.int32(program.columns)
-                state = _go_on(program, self._params, state, limits, dials, everything)
-            else:
-                state = self._stream(program, state, limits, dials, one, on_tokens)
-            outputs = _collect(program, self._params, state, limits, dials)
-        decoded = _to_lists(outputs, settings.num_decodes)
-        if on_tokens is not None and settings.num_beams:
-            for example, row in zip(one.examples, decoded, strict=False):
-                for decode, output in enumerate(row):
-                    on_tokens(example.number, decode, output.ids)
-        return decoded
-
-    def _stream(
-        self,
-        program: "_Program",
-        state: Samples,
-        limits: Limits,
-        dials: Dials,
-        one: Group,
-        on_tokens: OnTokens,
-    ) -> Samples:
-        """Goes on token by token, and tells of each."""
-        first = state.written.tokens.shape[-1] - program.columns
-        for column in range(program.columns):
-            if column:
-                until = np.int32(column + 1)
-                state = _go_on(program, self._params, state, limits, dials, until)
-            chosen = np.asarray(state.written.tokens[:, :, first + column])
-            for example, row in zip(one.examples, chosen, strict=False):
-                for decode, token in enumerate(row.tolist()):
-                    if token >= 0:
-                        on_tokens(example.number, decode, [token])
-            if not np.asarray(state.is_open).any():
-                break
-        return state
-
-    def _limits(self, one: Group, rooms: Any, forbidden: Sequence[int]) -> Limits:
-        """Returns what holds for the examples of a group."""
-        vocab = self._vocab
-        never = np.arange(vocab.padded_size) >= vocab.size
-        never[[vocab.pad_id, *forbidden]] = True
-        sentinels = np.array(vocab.sentinel_ids, np.int32)
-        if (one.blanks < 0).all():
-            sentinels = sentinels[:0]
-        is_sentinel = np.zeros(vocab.padded_size, bool)
-        is_sentinel[sentinels] = True
-        arrays = (rooms, one.num_forced, one.blanks, never, sentinels, is_sentinel)
-        return Limits(*map(jnp.asarray, arrays))
-
-    def _place(self, tree: Any) -> Any:
+    def place(self, tree: Any) -> Any:
         """Splits rows over the mesh, as in training."""
         if self._mesh is None:
             return tree
         return jax.device_put(tree, batch_sharding(self._mesh, self._rules))
 
-    def _on_mesh(self) -> Any:
+    def on_mesh(self) -> contextlib.AbstractContextManager[None]:
+        """Tells programs of the mesh, while they are made."""
         if self._mesh is None:
             return contextlib.nullcontext()
         return logical_axes(self._mesh, self._rules)
 
 
-class _Program(NamedTuple):
-    """What is compiled in."""
+class _Decoding:
+    """Examples of one shape on their way through the rows of a batch."""
 
-    graphdef: Any
-    settings: DecodingSettings
-    columns: int
-    eos_id: int
+    def __init__(
+        self,
+        generator: Generator,
+        shape: Shape,
+        examples: Sequence[Example],
+        settings: DecodingSettings,
+        forbidden: Sequence[int],
+        on_tokens: OnTokens | None,
+    ) -> None:
+        self._generator, self._shape, self._settings = generator, shape, settings
+        self._on_tokens = on_tokens
+        self._waiting = collections.deque(examples)
+        self._rows: list[Example | None] = [None] * generator.rows
+        self._told = [0] * generator.rows
+        self._state: Any = None
+        self._program = programs.Program(
+            graphdef=generator.graphdef,
+            settings=_compiled_in(settings),
+            columns=bucket(settings.max_tokens),
+            eos_id=generator.vocab.eos_id,
+        )
+        self._dials = Dials.of(settings)
+        self._ids = _limit_ids(generator.vocab, shape, forbidden)
+
+    def __iter__(self) -> Iterator[dict[int, list[Decoded]]]:
+        """Yields the outputs of examples, by their places, as they end."""
+        while self._waiting or any(self._rows):
+            self._fill_rows()
+            self._tell()
+            self._go_on()
+            self._tell()
+            if ended := self._collect():
+                yield ended
 
     @property
-    def hypotheses(self) -> int:
-        """How many of each example are written at once."""
-        return self.settings.num_beams or self.settings.num_decodes
+    def _streams(self) -> bool:
+        return self._on_tokens is not None and not self._settings.num_beams
 
-    def search(
-        self, params: Any, limits: Limits, dials: Dials
-    ) -> Sampling | BeamSearch:
-        """Returns what chooses tokens."""
-        kind = BeamSearch if self.settings.num_beams else Sampling
-        model = nnx.merge(self.graphdef, params)
-        return kind(model, self.settings, dials, limits, self.eos_id)
-
-
-class _Request(NamedTuple):
-    """What else is asked for, beside the batch."""
-
-    ends: Int[Array, " E"]  # column of the last token of each prompt
-    forced: Int[Array, "E F"]
-    numbers: Int[Array, " E"]
-    seed: Int[Array, ""]
-
-
-class _Outputs(NamedTuple):
-    """All outputs of a group, the best first."""
-
-    tokens: Int[Array, "E J L"]
-    log_probs: Array
-    scores: Array
-    finished: Array
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _begin(
-    program: _Program,
-    params: Any,
-    batch: Batch,
-    request: _Request,
-    limits: Limits,
-    dials: Dials,
-) -> Samples | Beams:
-    """Reads the prompts and chooses the first tokens."""
-    model = nnx.merge(program.graphdef, params)
-    hidden, cache = model.prefill(
-        batch,
-        hypotheses=program.hypotheses,
-        columns=program.columns,
-        may_reorder=program.settings.num_beams > 0,
-    )
-    last = jnp.take_along_axis(hidden, request.ends[:, None, None], axis=1)
-    written = start(request.forced, program.hypotheses, program.columns, limits)
-    search = program.search(params, limits, dials)
-    if isinstance(search, BeamSearch):
-        return search.start(last, cache, written)
-    keys = make_keys(request.seed, request.numbers, program.hypotheses)
-    return search.start(last, cache, written, keys)
-
-
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
-def _go_on(
-    program: _Program,
-    params: Any,
-    state: Any,
-    limits: Limits,
-    dials: Dials,
-    until: Int[Array, ""],
-) -> Any:
-    """Writes on, up to column `until`."""
-    return program.search(params, limits, dials).advance(state, until)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _collect(
-    program: _Program, params: Any, state: Any, limits: Limits, dials: Dials
-) -> _Outputs:
-    """Returns the outputs of what has come to its end."""
-    search = program.search(params, limits, dials)
-    if isinstance(search, BeamSearch):
-        best = search.best(state)
-        return _Outputs(best.written.tokens, best.log_probs, best.scores, best.finished)
-    return _Outputs(
-        state.written.tokens, state.log_probs, state.log_probs, state.finished
-    )
-
-
-def _to_lists(outputs: _Outputs, num_decodes: int) -> list[list[Decoded]]:
-    """Returns the outputs of each row, the best first."""
-    arrays = [np.asarray(array) for array in outputs]
-    rows = []
-    for tokens, log_probs, scores, finished in zip(*arrays, strict=True):
-        order = np.argsort(-scores, kind="stable")[:num_decodes]
-        rows.append(
-            [
-                Decoded(
-                    [token for token in tokens[j].tolist() if token >= 0],
-                    float(log_probs[j]),
-                    float(scores[j]),
-                    bool(finished[j]),
-                )
-                for j in order
-                if scores[j] > _EMPTY
+    def _fill_rows(self) -> None:
+        """Lets waiting examples begin where enough rows are free."""
+        at_once = self._generator.rows_at_once
+        free = [row for row, one in enumerate(self._rows) if one is None]
+        while self._waiting and len(free) >= at_once:
+            rows, free = free[:at_once], free[at_once:]
+            some = [
+                self._waiting.popleft() for _ in range(min(at_once, len(self._waiting)))
             ]
+            begun = self._begin(some)
+            if at_once == len(self._rows):
+                self._state = begun
+            else:
+                with self._generator.on_mesh():
+                    if self._state is None:
+                        self._state = programs.make_room(begun, len(self._rows))
+                    origins = np.full(len(self._rows), -1, np.int32)
+                    origins[rows[: len(some)]] = np.arange(len(some))
+                    self._state = programs.insert(self._state, begun, origins)
+            for row, example in zip(rows, some, strict=False):
+                self._rows[row], self._told[row] = example, 0
+
+    def _begin(self, examples: Sequence[Example]) -> Any:
+        """Reads prompts."""
+        generator = self._generator
+        at_once = generator.rows_at_once
+        group = lay_out(examples, self._shape, generator.vocab, at_once)
+        empty = [None] * (at_once - len(examples))
+        batch, ends = generator.place((group.batch, group.ends))
+        with generator.on_mesh():
+            return programs.begin(
+                self._program,
+                generator.params,
+                batch,
+                ends,
+                jnp.asarray(group.forced),
+                self._limits([*examples, *empty]),
+                self._dials,
+            )
+
+    def _go_on(self) -> None:
+        """Writes until enough rows are free, or by one token if each is told of."""
+        columns, rows = self._program.columns, len(self._rows)
+        enough = rows - self._generator.rows_at_once if self._waiting else 0
+        with self._generator.on_mesh():
+            self._state = programs.go_on(
+                self._program,
+                self._generator.params,
+                self._state,
+                self._limits(self._rows),
+                self._dials,
+                np.int32(1 if self._streams else columns),
+                np.int32(enough),
+            )
+
+    def _tell(self) -> None:
+        """Tells of new tokens."""
+        if self._on_tokens is None or not self._streams:
+            return
+        tokens = np.asarray(self._state.written.tokens)[:, :, self._shape.forced :]
+        columns = np.asarray(self._state.columns)
+        for row, example in enumerate(self._rows):
+            if example is None:
+                continue
+            for column in range(self._told[row], min(columns[row], tokens.shape[-1])):
+                for decode, token in enumerate(tokens[row, :, column].tolist()):
+                    if token != NOTHING:
+                        self._on_tokens(example.number, decode, [token])
+            self._told[row] = columns[row]
+
+    def _collect(self) -> dict[int, list[Decoded]]:
+        """Returns the outputs of the examples that have ended, and frees their rows."""
+        is_open = np.asarray(open_examples(self._state))
+        ended = {
+            row: example
+            for row, example in enumerate(self._rows)
+            if example is not None and not is_open[row]
+        }
+        if not ended:
+            return {}
+        with self._generator.on_mesh():
+            collected = programs.collect(
+                self._program,
+                self._generator.params,
+                self._state,
+                self._limits(self._rows),
+                self._dials,
+            )
+        outputs = jax.tree.map(np.asarray, collected)
+        results = {}
+        for row, example in ended.items():
+            decoded = _to_list(outputs, row, self._settings.num_decodes)
+            if self._on_tokens is not None and not self._streams:
+                for decode, output in enumerate(decoded):
+                    self._on_tokens(example.number, decode, output.ids)
+            results[example.place] = decoded
+            self._rows[row] = None
+        return results
+
+    def _limits(self, examples: Sequence[Example | None]) -> Limits:
+        """Returns what holds for the examples in some rows; others have no room."""
+        nobody = (0, 0, 0, NOTHING)
+        values = [nobody if one is None else _limits_of(one) for one in examples]
+        of_rows = np.array(values, np.int32).T
+        return Limits(*map(jnp.asarray, of_rows), *self._ids)
+
+
+def _limits_of(example: Example) -> tuple[int, int, int, int]:
+    """Returns its number, the room behind its forced ids, their number, its blanks."""
+    forced = len(example.forced)
+    return example.number, example.max_tokens - forced, forced, example.blanks
+
+
+def _limit_ids(vocab: Vocab, shape: Shape, forbidden: Sequence[int]) -> Any:
+    """Returns which ids are never written, and which are the sentinels."""
+    never = np.arange(vocab.padded_size) >= vocab.size
+    never[[vocab.pad_id, *forbidden]] = True
+    sentinels = np.array(vocab.sentinel_ids if shape.fills_blanks else (), np.int32)
+    is_sentinel = np.zeros(vocab.padded_size, bool)
+    is_sentinel[sentinels] = True
+    return tuple(map(jnp.asarray, (never, sentinels, is_sentinel)))
+
+
+def _to_list(outputs: programs.Outputs, row: int, num_decodes: int) -> list[Decoded]:
+    """Returns the outputs of a row, the best first."""
+    tokens, log_probs, scores, finished = (array[row] for array in outputs)
+    order = np.argsort(-scores, kind="stable")[:num_decodes]
+    return [
+        Decoded(
+            [token for token in tokens[j].tolist() if token != NOTHING],
+            float(log_probs[j]),
+            float(scores[j]),
+            bool(finished[j]),
         )
-    return rows
+        for j in order
+        if scores[j] > _EMPTY
+    ]
 
 
 def _compiled_in(settings: DecodingSettings) -> DecodingSettings:
@@ -370,15 +383,14 @@ def _or_none(blanks: Sequence[int | None] | None, index: int) -> int:
     return -1 if found is None else found
 
 
-def _check_room(example: Example, settings: DecodingSettings) -> None:
+def _check_room(example: Example, most: int) -> None:
     """Refuses an output that has no room for what must be in it."""
-    forced = len(example.forced)
-    if forced >= settings.max_tokens:
+    forced, room = len(example.forced), example.max_tokens
+    if room > most:
+        raise ValueError(f"max_tokens={room} of an example is more than {most} of all.")
+    if forced >= room:
         raise ValueError(
-            f"max_tokens={settings.max_tokens} leaves no room behind a prefix of "
-            f"{forced} tokens."
+            f"max_tokens={room} leaves no room behind a prefix of {forced} tokens."
         )
-    if example.blanks > settings.max_tokens:
-        raise ValueError(
-            f"max_tokens={settings.max_tokens} is too few for {example.blanks} blanks."
-        )
+    if example.blanks > room:
+        raise ValueError(f"max_tokens={room} is too few for {example.blanks} blanks.")

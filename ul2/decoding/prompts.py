@@ -5,7 +5,7 @@ the same number of rows, so the outcome of an example does not depend on its com
 not even in the last bit.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -27,6 +27,7 @@ class Example(NamedTuple):
     inputs: list[int]  # mode and EOS included
     forced: list[int]
     blanks: int  # sentinels to write in order; -1 for any or none
+    max_tokens: int  # of its output: forced ones and EOS are part of it
 
 
 class Shape(NamedTuple):
@@ -35,18 +36,15 @@ class Shape(NamedTuple):
     inputs: int  # columns of the encoder; 0 without one
     prompt: int  # columns that the decoder reads before it writes
     forced: int  # columns of the forced tokens
+    fills_blanks: bool
 
 
 class Group(NamedTuple):
-    """Rows of one shape; the last ones may be empty."""
+    """Prompts of one shape; the last ones may be empty."""
 
-    examples: list[Example]
     batch: Batch
     ends: Int32[np.ndarray, " E"]  # column of the last token of each prompt
     forced: Int32[np.ndarray, "E F"]
-    num_forced: Int32[np.ndarray, " E"]
-    blanks: Int32[np.ndarray, " E"]
-    numbers: Int32[np.ndarray, " E"]
 
 
 def bucket(length: int) -> int:
@@ -60,30 +58,32 @@ def bucket(length: int) -> int:
     return power * 3 // 4 if power > _SHORTEST and length <= power * 3 // 4 else power
 
 
-def group(
-    examples: Sequence[Example], vocab: Vocab, *, has_encoder: bool, rows: int
-) -> Iterator[Group]:
-    """Yields the examples in groups of one shape and `rows` rows."""
-    by_shape: dict[Shape, list[Example]] = {}
+def by_shape(
+    examples: Iterable[Example], *, has_encoder: bool
+) -> dict[Shape, list[Example]]:
+    """Returns the examples of each shape in their order, those of the longest first.
+
+    If memory does not suffice, it shows at once.
+    """
+    alike: dict[Shape, list[Example]] = {}
     for example in examples:
-        by_shape.setdefault(_shape(example, has_encoder), []).append(example)
-    for shape, alike in by_shape.items():
-        for first in range(0, len(alike), rows):
-            yield _lay_out(alike[first : first + rows], shape, vocab, rows)
+        alike.setdefault(_shape(example, has_encoder), []).append(example)
+    return {shape: alike[shape] for shape in sorted(alike, reverse=True)}
 
 
 def _shape(example: Example, has_encoder: bool) -> Shape:
-    forced = len(example.forced)
-    if has_encoder:
-        inputs = bucket(len(example.inputs))
-        return Shape(inputs, bucket(1 + forced), bucket(forced))
-    return Shape(0, bucket(1 + len(example.inputs) + forced), bucket(forced))
+    forced, fills_blanks = len(example.forced), example.blanks >= 0
+    inputs = bucket(len(example.inputs)) if has_encoder else 0
+    read = 0 if has_encoder else len(example.inputs)
+    return Shape(inputs, bucket(1 + read + forced), bucket(forced), fills_blanks)
 
 
-def _lay_out(examples: list[Example], shape: Shape, vocab: Vocab, rows: int) -> Group:
+def lay_out(
+    examples: Sequence[Example], shape: Shape, vocab: Vocab, rows: int
+) -> Group:
     """Makes the arrays of a group; empty rows read the start id alone."""
-    empty = Example(-1, 0, [vocab.eos_id], [], -1)
-    filled = examples + [empty] * (rows - len(examples))
+    empty = Example(-1, 0, [vocab.eos_id], [], -1, 0)
+    filled = [*examples, *[empty] * (rows - len(examples))]
     prompts = [
         [vocab.start_id, *(() if shape.inputs else row.inputs), *row.forced]
         for row in filled
@@ -98,7 +98,6 @@ def _lay_out(examples: list[Example], shape: Shape, vocab: Vocab, rows: int) -> 
         line[shape.forced - len(row.forced) :] = row.forced
     prefixes = [0 if shape.inputs else 1 + len(row.inputs) for row in filled]
     return Group(
-        examples=examples,
         batch=Batch(
             encoder=encoder,
             decoder=decoder,
@@ -109,9 +108,6 @@ def _lay_out(examples: list[Example], shape: Shape, vocab: Vocab, rows: int) -> 
         ),
         ends=_ints([len(prompt) - 1 for prompt in prompts]),
         forced=forced,
-        num_forced=_ints([len(row.forced) for row in filled]),
-        blanks=_ints([row.blanks for row in filled]),
-        numbers=_ints([row.number for row in filled]),
     )
 
 

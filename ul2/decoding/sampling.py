@@ -16,25 +16,20 @@ from ul2.models.cache import Cache
 class Samples(NamedTuple):
     """All hypotheses between two steps."""
 
-    column: Int[Array, ""]  # tokens written behind the forced ones
+    columns: Int[Array, " E"]  # tokens written behind the forced ones
     cache: Cache
     written: Written
     last: Int[Array, "E J"]  # what was written last, and is read next
     log_probs: Float[Array, "E J"]
     is_open: Bool[Array, "E J"]
     finished: Bool[Array, "E J"]  # by EOS
-    keys: Key[Array, "E J"]
 
 
 class Sampling(Search):
     """Chooses each token by the one before it: the likeliest, or one that is drawn."""
 
     def start(
-        self,
-        hidden: Float[Array, "E 1 D"],
-        cache: Cache,
-        written: Written,
-        keys: Key[Array, "E J"],
+        self, hidden: Float[Array, "E 1 D"], cache: Cache, written: Written
     ) -> Samples:
         """Chooses the first tokens, behind the prompts.
 
@@ -42,44 +37,42 @@ class Sampling(Search):
             hidden: at the end of each prompt.
             cache: of the prompts.
             written: what is forced.
-            keys: one per hypothesis.
         """
-        shape = keys.shape
+        shape = (hidden.shape[0], self.settings.num_decodes)
         hidden = jnp.broadcast_to(hidden, (*shape, hidden.shape[-1]))
         open_rows = jnp.broadcast_to(self.limits.rooms[:, None] > 0, shape)
         samples = Samples(
-            column=jnp.zeros((), jnp.int32),
+            columns=jnp.zeros(shape[:1], jnp.int32),
             cache=cache,
             written=written,
             last=jnp.zeros(shape, jnp.int32),
             log_probs=jnp.zeros(shape, jnp.float32),
             is_open=open_rows,
             finished=jnp.zeros(shape, bool),
-            keys=keys,
         )
         return self._choose(samples, hidden)
 
     def _choose(self, samples: Samples, hidden: Float[Array, "E J D"]) -> Samples:
         """Writes one more token of every open hypothesis."""
         logits = self.model.unembed(hidden)
-        allowed = self._allow(logits, samples.written, samples.column)
+        allowed = self._allow(logits, samples.written, samples.columns)
         chosen = self._draw(allowed, samples).astype(jnp.int32)
         picked = jnp.take_along_axis(logits, chosen[..., None], axis=-1)[..., 0]
         log_probs = picked - jax.nn.logsumexp(logits, axis=-1)
         closes = samples.is_open & (chosen == self.eos_id)
         writes = samples.is_open & ~closes
         place = samples.written.tokens.shape[-1] - samples.cache.columns
-        column = samples.column + 1
+        columns = samples.columns + 1
         return samples._replace(
-            column=column,
+            columns=columns,
             written=samples.written.append(
                 jnp.where(writes, chosen, NOTHING),
-                place + samples.column,
+                place + samples.columns,
                 self.limits,
             ),
             last=jnp.where(writes, chosen, samples.last),
             log_probs=samples.log_probs + jnp.where(samples.is_open, log_probs, 0.0),
-            is_open=writes & (column < self.limits.rooms[:, None]),
+            is_open=writes & (columns < self.limits.rooms)[:, None],
             finished=samples.finished | closes,
         )
 
@@ -96,8 +89,9 @@ class Sampling(Search):
             logits = keep_top_p(logits, self.dials.top_p)
         # A hypothesis draws by its own key and place: the batch has no say in it.
         draw = functools.partial(jax.random.gumbel, shape=logits.shape[-1:])
-        fold = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (0, None))
-        noise = jax.vmap(jax.vmap(draw))(fold(samples.keys, samples.column))
+        keys = make_keys(self.dials.seed, self.limits.numbers, logits.shape[1])
+        fold = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)))
+        noise = jax.vmap(jax.vmap(draw))(fold(keys, samples.columns))
         return jnp.argmax(logits + noise, axis=-1)
 
 

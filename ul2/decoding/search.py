@@ -19,11 +19,18 @@ class Dials(NamedTuple):
     top_p: Float[Array, ""]
     repetition_penalty: Float[Array, ""]
     length_penalty: Float[Array, ""]
+    seed: Int[Array, ""]
 
     @classmethod
     def of(cls, settings: DecodingSettings) -> "Dials":
         """Picks them."""
-        return cls(*(jnp.float32(getattr(settings, name)) for name in cls._fields))
+        return cls(
+            jnp.float32(settings.temperature),
+            jnp.float32(settings.top_p),
+            jnp.float32(settings.repetition_penalty),
+            jnp.float32(settings.length_penalty),
+            jnp.int32(settings.seed & 0x7FFFFFFF),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,31 +51,47 @@ class Search(abc.ABC):
     limits: Limits
     eos_id: int
 
-    def advance(self, state: Any, until: Int[Array, ""]) -> Any:
-        """Goes on until all is closed, or hypotheses have `until` tokens."""
+    def advance(self, state: Any, steps: Int[Array, ""], enough: Int[Array, ""]) -> Any:
+        """Goes on until all is closed.
+
+        Args:
+            state: of the search.
+            steps: to take at most.
+            enough: stop where no more examples than these are open.
+        """
         run = self.model.make_step()
 
-        def goes_on(state: Any) -> Bool[Array, ""]:
-            has_room: Bool[Array, ""] = state.column < until
-            return has_room & jnp.any(state.is_open)
+        def goes_on(carry: tuple[Array, Any]) -> Bool[Array, ""]:
+            taken, state = carry
+            return (taken < steps) & (jnp.sum(open_examples(state)) > enough)
 
-        def step(state: Any) -> Any:
-            hidden, cache = run(state.last, state.column - 1, state.cache)
-            return self._choose(state._replace(cache=cache), hidden)
+        def step(carry: tuple[Array, Any]) -> tuple[Array, Any]:
+            taken, state = carry
+            hidden, cache = run(state.last, state.columns - 1, state.cache)
+            return taken + 1, self._choose(state._replace(cache=cache), hidden)
 
-        return jax.lax.while_loop(goes_on, step, state)
+        return jax.lax.while_loop(goes_on, step, (jnp.zeros((), jnp.int32), state))[1]
 
     @abc.abstractmethod
     def _choose(self, state: Any, hidden: Float[Array, "E J D"]) -> Any:
         """Writes one more token of all that is open."""
 
     def _allow(
-        self, scores: Float[Array, "E J V"], written: Written, column: Int[Array, ""]
+        self,
+        scores: Float[Array, "E J V"],
+        written: Written,
+        columns: Int[Array, " E"],
     ) -> Float[Array, "E J V"]:
         """Makes impossible what must not be written next, and less likely what was."""
         scores = restrict(
-            scores, written, column, self.limits, self.settings, self.eos_id
+            scores, written, columns, self.limits, self.settings, self.eos_id
         )
         if self.settings.repetition_penalty == 1:
             return scores
         return penalize(scores, written, self.dials.repetition_penalty)
+
+
+def open_examples(state: Any) -> Bool[Array, " E"]:
+    """Returns which examples have a hypothesis that goes on."""
+    is_open = state.is_open
+    return jnp.any(is_open.reshape(is_open.shape[0], -1), axis=1)

@@ -8,7 +8,7 @@ model.score(["is it red?"], ["yes"])                [Score(-0.2, 2, [-0.1, -0.1]
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 from jax.sharding import Mesh
@@ -129,7 +129,7 @@ class TextModel:
             settings: how to decode.
             prefixes: text that each output must begin with.
             numbers: of the texts, for the seed; by default 0, 1, ...
-            on_tokens: see `Generator.generate`.
+            on_tokens: see `Generator.generate_each`.
             keep_sentinels: let the outputs of texts without blanks hold sentinels.
 
         Returns:
@@ -164,34 +164,65 @@ class TextModel:
         on_tokens: OnTokens | None = None,
         keep_sentinels: bool = False,
     ) -> list[list[TextOutput]]:
-        """Returns what the model writes for each prompt; see `generate`.
+        """Returns what the model writes for each prompt; see `generate`."""
+        outputs: dict[int, list[TextOutput]] = {}
+        for ended in self.generate_each(
+            prompts,
+            settings,
+            numbers=numbers,
+            on_tokens=on_tokens,
+            keep_sentinels=keep_sentinels,
+        ):
+            outputs.update(ended)
+        return [outputs[i] for i in range(len(prompts))]
+
+    def generate_each(
+        self,
+        prompts: Sequence[Prompt],
+        settings: DecodingSettings,
+        *,
+        numbers: Sequence[int] | None = None,
+        max_tokens: Sequence[int] | None = None,
+        on_tokens: OnTokens | None = None,
+        keep_sentinels: bool = False,
+    ) -> Iterator[dict[int, list[TextOutput]]]:
+        """Yields outputs as they come to their end, by the places of their prompts.
 
         The outputs of prompts with blanks hold their sentinels in order, each once;
-        those of others hold none, unless `keep_sentinels`.
+        those of others hold none, unless `keep_sentinels`. Give many prompts at once:
+        one begins where another has ended.
+
+        Args:
+            prompts: inputs, and what is forced.
+            settings: how to decode.
+            numbers: of the prompts, for the seed; by default 0, 1, ...
+            max_tokens: of each output; by default those of the settings.
+            on_tokens: see `Generator.generate_each`.
+            keep_sentinels: let the outputs of prompts without blanks hold sentinels.
         """
         numbers = range(len(prompts)) if numbers is None else numbers
+        max_tokens = max_tokens or [settings.max_tokens] * len(prompts)
         free = [i for i, one in enumerate(prompts) if not one.num_blanks]
         filling = [i for i, one in enumerate(prompts) if one.num_blanks]
-        outputs: dict[int, list[TextOutput]] = {}
         sentinels = () if keep_sentinels else self.vocab.sentinel_ids
         for some, forbidden in ((free, sentinels), (filling, ())):
-            if not some:
-                continue
-            decoded = self._generator.generate(
+            for ended in self._generator.generate_each(
                 [prompts[i].inputs for i in some],
                 settings,
                 forced=[prompts[i].forced for i in some],
                 numbers=[numbers[i] for i in some],
                 blanks=[prompts[i].num_blanks or None for i in some],
+                max_tokens=[max_tokens[i] for i in some],
                 forbidden=forbidden,
                 on_tokens=on_tokens,
-            )
-            for i, best_first in zip(some, decoded, strict=True):
-                outputs[i] = [
-                    TextOutput(self.tokenizer.decode(one.ids), *one)
-                    for one in best_first
-                ]
-        return [outputs[i] for i in range(len(prompts))]
+            ):
+                yield {
+                    some[place]: [
+                        TextOutput(self.tokenizer.decode(one.ids), *one)
+                        for one in best_first
+                    ]
+                    for place, best_first in ended.items()
+                }
 
     def infill(
         self,

@@ -24,6 +24,7 @@ class Limits(NamedTuple):
     EOS after the last. A sentinel is forced where there is room for no other token.
     """
 
+    numbers: Int[Array, " E"]  # what drawing depends on
     rooms: Int[Array, " E"]  # tokens that may follow the forced ones, EOS included
     forced: Int[Array, " E"]  # how many those are
     blanks: Int[Array, " E"]  # sentinels to write in order; NOTHING for any or none
@@ -39,11 +40,12 @@ class Written(NamedTuple):
     begun: Int[Array, "E J"]
 
     def append(
-        self, chosen: Int[Array, "E J"], place: Int[Array, ""], limits: Limits
+        self, chosen: Int[Array, "E J"], places: Int[Array, " E"], limits: Limits
     ) -> "Written":
         """Returns this with one more token each; NOTHING leaves one as it is."""
         begins = (chosen >= 0) & jnp.take(limits.is_sentinel, chosen, mode="clip")
-        tokens = self.tokens.at[:, :, place].set(chosen)
+        here = jnp.arange(self.tokens.shape[-1])[None, None] == places[:, None, None]
+        tokens = jnp.where(here, chosen[..., None], self.tokens)
         return Written(tokens, self.begun + begins)
 
     def take(self, origins: Int[Array, "E K"]) -> "Written":
@@ -80,7 +82,7 @@ def start(
 def restrict(
     scores: Float[Array, "E J V"],
     written: Written,
-    column: Int[Array, ""],
+    columns: Int[Array, " E"],
     limits: Limits,
     settings: DecodingSettings,
     eos_id: int,
@@ -90,14 +92,14 @@ def restrict(
     Args:
         scores: of every id.
         written: so far.
-        column: of the next token, counted from the first that was not forced.
+        columns: of the next token, counted from the first that was not forced.
         limits: of the examples.
         settings: for `no_repeat_ngram`.
         eos_id: what closes an output.
     """
     banned = limits.forbidden[None, None]
     if limits.sentinel_ids.shape[0]:
-        banned = banned | _out_of_order(written, column, limits, eos_id)
+        banned = banned | _out_of_order(written, columns, limits, eos_id)
     if settings.no_repeat_ngram:
         banned = banned | _would_repeat(written, limits, settings.no_repeat_ngram)
     return jnp.where(banned, -jnp.inf, scores)
@@ -127,7 +129,7 @@ def _mark(ids: Int[Array, "E J L"], vocab_size: int) -> Bool[Array, "E J V"]:
 
 
 def _out_of_order(
-    written: Written, column: Int[Array, ""], limits: Limits, eos_id: int
+    written: Written, columns: Int[Array, " E"], limits: Limits, eos_id: int
 ) -> Bool[Array, "E J V"]:
     """Returns what may not be written next by those who fill blanks."""
     ids = jnp.arange(limits.forbidden.shape[0])[None, None]
@@ -138,7 +140,8 @@ def _out_of_order(
     early = (limits.is_sentinel[None, None] & ~is_next) | (
         (ids == eos_id) & (missing > 0)
     )
-    no_room = (missing > 0) & (limits.rooms[:, None, None] - column <= missing)
+    left = (limits.rooms - columns)[:, None, None]
+    no_room = (missing > 0) & (left <= missing)
     return filling & (early | (no_room & ~is_next))
 
 

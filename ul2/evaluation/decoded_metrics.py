@@ -74,7 +74,6 @@ class DecodedMetrics:
         make_model: returns the model with some parameters.
         inputs_length: longest inputs in tokens, mode and EOS included.
         max_tokens: longest output.
-        batch_size: examples that are decoded together.
     """
 
     def __init__(
@@ -84,7 +83,6 @@ class DecodedMetrics:
         *,
         inputs_length: int,
         max_tokens: int,
-        batch_size: int,
     ) -> None:
         self._tasks = tasks
         self._make_model = make_model
@@ -92,7 +90,6 @@ class DecodedMetrics:
             method="generate",
             inputs_length=inputs_length,
             max_tokens=max_tokens,
-            batch_size=batch_size,
             decoding=DecodingSettings(),
         )
 

@@ -101,7 +101,6 @@ def _metrics(
         _model_maker(recipe, *tokenizer, mesh),
         inputs_length=recipe.inputs_length,
         max_tokens=recipe.targets_length,
-        batch_size=recipe.batch_size,
     )
 
 

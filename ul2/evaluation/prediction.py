@@ -6,7 +6,7 @@ and metrics read it as if the model had written it.
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from ul2.decoding.settings import DecodingSettings
@@ -65,15 +65,14 @@ class Model(Protocol):
     def trained_modes(self) -> tuple[str, ...] | None:
         """Modes it was trained with; None for unknown."""
 
-    def generate_from(
+    def generate_each(
         self,
         prompts: Sequence[Prompt],
         settings: DecodingSettings,
         *,
-        numbers: Sequence[int] | None = None,
         keep_sentinels: bool = False,
-    ) -> Sequence[Sequence[Output]]:
-        """Returns `settings.num_decodes` outputs of each prompt."""
+    ) -> Iterator[Mapping[int, Sequence[Output]]]:
+        """Yields `settings.num_decodes` outputs of each prompt, by its place."""
 
     def score_from(
         self, prompts: Sequence[Prompt], targets: Sequence[Sequence[int]]
@@ -165,23 +164,19 @@ def generate(
         examples: of the task.
         prompts: theirs.
         settings: how to decode.
-        before_batch: may give up by an error.
+        before_batch: called again and again; may give up by an error.
     """
     decoding = settings.decoding_of(task)
     predictions: list[Prediction | None] = [None] * len(examples)
-    at_once = max(1, settings.batch_size // decoding.num_decodes)
-    for numbers in _by_length(prompts, at_once):
-        before_batch()
-        outputs = model.generate_from(
-            [prompts[number] for number in numbers],
-            decoding,
-            numbers=numbers,
-            keep_sentinels=not settings.forbid_sentinels,
-        )
-        for number, made in zip(numbers, outputs, strict=True):
+    before_batch()
+    for ended in model.generate_each(
+        prompts, decoding, keep_sentinels=not settings.forbid_sentinels
+    ):
+        for number, made in ended.items():
             predictions[number] = choose_output(
                 made, task, examples[number], model.vocab, settings
             )
+        before_batch()
     return [one for one in predictions if one is not None]
 
 

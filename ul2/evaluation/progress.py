@@ -1,6 +1,6 @@
 """Tells how many prompts of an evaluation a model has answered."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ul2.decoding.settings import DecodingSettings
@@ -41,20 +41,19 @@ class WatchedModel:
         """Modes it was trained with; None for unknown."""
         return self._model.trained_modes
 
-    def generate_from(
+    def generate_each(
         self,
         prompts: Sequence[Prompt],
         settings: DecodingSettings,
         *,
-        numbers: Sequence[int] | None = None,
         keep_sentinels: bool = False,
-    ) -> Sequence[Sequence[Output]]:
-        """Returns `settings.num_decodes` outputs of each prompt."""
-        made = self._model.generate_from(
-            prompts, settings, numbers=numbers, keep_sentinels=keep_sentinels
-        )
-        self._progress.add(len(prompts))
-        return made
+    ) -> Iterator[Mapping[int, Sequence[Output]]]:
+        """Yields `settings.num_decodes` outputs of each prompt, by its place."""
+        for ended in self._model.generate_each(
+            prompts, settings, keep_sentinels=keep_sentinels
+        ):
+            self._progress.add(len(ended))
+            yield ended
 
     def score_from(
         self, prompts: Sequence[Prompt], targets: Sequence[Sequence[int]]

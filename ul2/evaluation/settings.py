@@ -45,7 +45,7 @@ class EvaluationSettings:
             task's, for each exemplar and the example.
         seed: of the exemplars and the drawing.
         data_dir: where the data sets lie; None for the usual place.
-        batch_size: sequences that are decoded or scored together.
+        batch_size: sequences that are scored together.
     """
 
     method: str = "auto"

@@ -1,7 +1,7 @@
-"""`Journal`: what has been answered, on disk, so that a kill loses one batch.
+"""`Journal`: what has been answered, on disk, so that a kill loses what was under way.
 
     out.jsonl.partial        number of a row, tab, its answer as JSON; in the order in
-                             which rows were answered, on disk after every batch
+                             which rows were answered, on disk as they are
     out.jsonl.partial.json   what the answers depend on; other settings are refused
     out.jsonl.partial.lock   while somebody answers
     out.jsonl                all answers in the order of the rows: appears when complete

@@ -1,12 +1,13 @@
 """All rows of a source to a file of answers, in order, going on after a kill.
 
-    rows         0 1 2 3 | 4 5 6 7 | ...      windows of a few batches
-    batches      (3 0) (2 1) | ...            of like lengths, within a window
-    journal      3 0 2 1 ...                  as they are answered
+    rows         0 1 2 3 | 4 5 6 7 | ...      windows of many batches
+    decoded      3 2 0 1 | ...                the longest first, within a window
+    journal      2 3 0 1 ...                  as they come to their end
     answers      0 1 2 3 ...                  when all are there
 
-Which rows share a batch follows from the rows and the settings alone. So a run that
-was killed does the rest in the same batches, and ends with the same bytes.
+What is decoded does not depend on what is decoded with it, and the batches that are
+scored follow from the rows and the settings alone. So a run that was killed does the
+rest, and ends with the same bytes.
 """
 
 import dataclasses
@@ -31,7 +32,8 @@ from ul2.inference.requests import (
 from ul2.inference.rows import Row, RowSource, Survey
 from ul2.inference.settings import InferenceSettings
 
-_BATCHES_PER_WINDOW: Final = 64
+# Rows wait for those before their window; the more of them, the rarer.
+_BATCHES_PER_WINDOW: Final = 256
 
 Answers = dict[int, dict[str, Any]]
 
@@ -137,7 +139,7 @@ def answer_file(
 
 
 class Answerer:
-    """Answers rows batch by batch, and warns once about each mode that does not fit."""
+    """Answers rows, and warns once about each mode that does not fit."""
 
     def __init__(
         self, model: TextModel, settings: InferenceSettings, say: Callable[[str], None]
@@ -157,12 +159,12 @@ class Answerer:
         rows: Sequence[Row],
         is_done: Callable[[Sequence[int]], bool] = lambda numbers: False,
     ) -> Iterator[Answers]:
-        """Yields the answers to each batch of some rows, those of bad rows first.
+        """Yields the answers to some rows as they are there, those of bad rows first.
 
         Args:
-            rows: are put into batches of like lengths.
-            is_done: whether all rows of these numbers are answered already; a batch
-                is answered as a whole or not at all.
+            rows: in any order; the longest are answered first.
+            is_done: whether all rows of these numbers are answered already. A batch
+                is scored as a whole or not at all.
         """
         requests: list[Request] = []
         bad: Answers = {}
@@ -173,24 +175,29 @@ class Answerer:
                 bad[row.number] = answer_bad(row, str(error))
         if bad and not is_done(list(bad)):
             yield bad
+        self._warn(requests)
+        if not self._settings.score:
+            left = [one for one in requests if not is_done([one.row.number])]
+            yield from self._decode(left)
+            return
         for batch in _batches(requests, self._settings.batch_size):
             if not is_done([request.row.number for request in batch]):
-                self._warn(batch)
-                yield (
-                    self._score(batch) if self._settings.score else self._decode(batch)
-                )
+                yield self._score(batch)
 
-    def _decode(self, batch: Sequence[Request]) -> Answers:
-        outputs = self._model.generate_from(
-            [request.prompt for request in batch],
-            batch[0].decoding,
-            numbers=[request.row.number for request in batch],
+    def _decode(self, requests: Sequence[Request]) -> Iterator[Answers]:
+        for ended in self._model.generate_each(
+            [request.prompt for request in requests],
+            self._settings.decoding,
+            numbers=[request.row.number for request in requests],
+            max_tokens=[request.decoding.max_tokens for request in requests],
             keep_sentinels=self._settings.keep_sentinels,
-        )
-        return {
-            request.row.number: answer_decoded(request, best_first, self._model)
-            for request, best_first in zip(batch, outputs, strict=True)
-        }
+        ):
+            yield {
+                requests[place].row.number: answer_decoded(
+                    requests[place], best_first, self._model
+                )
+                for place, best_first in ended.items()
+            }
 
     def _score(self, batch: Sequence[Request]) -> Answers:
         pairs = [(request, target) for request in batch for target in request.targets]
@@ -208,9 +215,9 @@ class Answerer:
             for request in batch
         }
 
-    def _warn(self, batch: Sequence[Request]) -> None:
+    def _warn(self, requests: Sequence[Request]) -> None:
         """Says, once each, which modes the checkpoint was not trained with."""
-        for request in batch:
+        for request in requests:
             line = misfit(self._model.trained_modes, request.mode)
             if line is not None and line not in self._said:
                 self._said.add(line)
@@ -224,22 +231,15 @@ def _windows(source: RowSource, size: int) -> Iterator[list[Row]]:
 
 
 def _batches(requests: Sequence[Request], size: int) -> Iterator[list[Request]]:
-    """Yields requests that one program can decode, the longest first.
+    """Yields requests whose inputs are alike in length, the longest first.
 
     If memory does not suffice, it shows at once.
     """
-    shapes: dict[tuple[int, int, int, bool], list[Request]] = {}
+    by_length: dict[int, list[Request]] = {}
     for request in requests:
-        prompt = request.prompt
-        shape = (
-            bucket(len(prompt.inputs)),
-            request.decoding.max_tokens,
-            bucket(len(prompt.forced)),
-            prompt.num_blanks > 0,
-        )
-        shapes.setdefault(shape, []).append(request)
-    for shape in sorted(shapes, reverse=True):
-        alike = shapes[shape]
+        by_length.setdefault(bucket(len(request.prompt.inputs)), []).append(request)
+    for length in sorted(by_length, reverse=True):
+        alike = by_length[length]
         for start in range(0, len(alike), size):
             yield alike[start : start + size]
 

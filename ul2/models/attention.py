@@ -26,7 +26,7 @@ from ul2.axes import (
 )
 from ul2.batch import Packed
 from ul2.models.attention_in_turn import UNSEEN, attend_in_turn
-from ul2.models.cache import KeyValues, Place, StepBias, take_layer, write_column
+from ul2.models.cache import KeyValues, Place, StepBias, take_layer, write_columns
 from ul2.models.config import ModelConfig
 from ul2.models.constraints import constrain, is_one_cpu, is_split
 from ul2.models.dropout import DropoutKey, dropout
@@ -80,7 +80,7 @@ def attend_step(
     shared: KeyValues,
     shared_valid: Bool[Array, "E S"],
     written: KeyValues | None = None,
-    written_valid: Bool[Array, "#E #J W"] | None = None,
+    written_valid: Bool[Array, " E #J W"] | None = None,
     bias: StepBias | None = None,
 ) -> Float[Array, "E J HK"]:
     """Does for one token of each hypothesis what `attend` does for whole examples.
@@ -100,16 +100,13 @@ def attend_step(
     q = jnp.swapaxes(q.reshape(examples, hypotheses, groups, -1, width), 1, 2)
     logits = _match(q, shared.keys)
     if bias is not None:
-        by_head = bias.prompt.reshape(groups, -1, *bias.prompt.shape[1:])
-        by_head = jnp.transpose(by_head, (2, 0, 1, 3))[:, :, None]
-        logits += by_head.astype(jnp.float32)
+        logits += _by_example(bias.prompt, groups)
     logits = jnp.where(shared_valid[:, None, None, None], logits, UNSEEN)
     if written is not None:
         assert written_valid is not None
         behind = _match(q, written.keys)
         if bias is not None:
-            by_head = bias.written.reshape(1, groups, 1, -1, behind.shape[-1])
-            behind += by_head.astype(jnp.float32)
+            behind += _by_example(bias.written, groups)
         behind = jnp.where(written_valid[:, None, :, None], behind, UNSEEN)
         logits = jnp.concatenate([logits, behind], axis=-1)
     weights = jax.nn.softmax(logits, axis=-1).astype(shared.values.dtype)
@@ -117,6 +114,12 @@ def attend_step(
     if written is not None:
         out += _average(weights[..., num_shared:], written.values)
     return jnp.swapaxes(out, 1, 2).reshape(examples, hypotheses, num_heads * width)
+
+
+def _by_example(bias: Float[Array, "H E S"], groups: int) -> Float[Array, "E G 1 n S"]:
+    """Lays out the bias of a step like its logits."""
+    by_head = bias.reshape(groups, -1, *bias.shape[1:])
+    return jnp.transpose(by_head, (2, 0, 1, 3))[:, :, None].astype(jnp.float32)
 
 
 def _match(
@@ -245,7 +248,7 @@ class Attention(nnx.Module):
             self._split(self._turned(project(x, self.key), place.positions)),
             self._split(project(x, self.value)),
         )
-        written = write_column(written, new, place.column, layer)
+        written = write_columns(written, new, place.columns, layer)
         own = written if layer is None else take_layer(written, layer)
         q = self._scaled(
             self._split(self._turned(project(x, self.query), place.positions))

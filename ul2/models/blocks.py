@@ -47,7 +47,7 @@ _POLICIES: Final = {
 # deeper ones the time of compilation would grow, and a loop runs over all of them.
 _MAX_CUT: Final = 16
 
-# (tokens, column, cache) to hidden states and the cache with the tokens.
+# (tokens, columns, cache) to hidden states and the cache with the tokens.
 Step = Callable[[Array, Array, Cache], tuple[Array, Cache]]
 
 _Tree = TypeVar("_Tree")
@@ -311,17 +311,18 @@ class Stack(nnx.Module):
     def make_step(self) -> Step:
         """Returns what runs one new token of each hypothesis.
 
-        It is called with embedded tokens [E, J, D], the column that they are written
-        in, and the cache. Make it before the loop over tokens, where the parameters of
-        the layers are cut apart: a slice inside the loop is a copy at every step.
+        It is called with embedded tokens [E, J, D], the columns [E] that they are
+        written in, and the cache. Make it before the loop over tokens, where the
+        parameters of the layers are cut apart: a slice inside the loop is a copy at
+        every step.
         """
         graphdef, parameters = nnx.split(self.layers)
         apart = self._cut(parameters) if self._is_cut else None
 
         def step(
-            x: Float[Array, "E J D"], column: Int[Array, ""], cache: Cache
+            x: Float[Array, "E J D"], columns: Int[Array, " E"], cache: Cache
         ) -> tuple[Float[Array, "E J D"], Cache]:
-            cache, place = cache.begin(column)
+            cache, place = cache.begin(columns)
             bias = None
             if self.relative_bias is not None:
                 bias = self.relative_bias.of_step(place)

@@ -11,10 +11,11 @@ These are the values; keys are transposed, [.., K, S], as products with few quer
 them: on CPU the keys of four beams were matched in 0.6 of the time.
 
 Prompts differ in length, and padding follows them; `written` begins for all of them at
-column 0, which is position `prompt_lengths[e]` of example e. So a step writes one
-column, the same in every row. Y layers, E examples; see `models/__init__.py` for the
-other letters. Y is there in deep stacks only; others have a tuple with what each layer
-keeps, since a slice of stacked layers is a copy at every step.
+column 0, which is position `prompt_lengths[e]` of example e. A step writes one column
+of each example, not the same in all: some may have begun later than others (see
+`Cache.take_rows`). Y layers, E examples; see `models/__init__.py` for the other
+letters. Y is there in deep stacks only; others have a tuple with what each layer keeps,
+since a slice of stacked layers is a copy at every step.
 
 A beam search lets a hypothesis go on from what another wrote. Nothing is moved then.
 What hypotheses write in a column lies side by side in `written`, [E, G, W*J, K], and
@@ -25,13 +26,15 @@ What hypotheses write in a column lies side by side in `written`, [E, G, W*J, K]
                           2 1 2 .
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from ul2.batch import Batch
+
+_Tree = TypeVar("_Tree")
 
 
 class KeyValues(NamedTuple):
@@ -58,11 +61,11 @@ class LayerCache(NamedTuple):
 class Place(NamedTuple):
     """Where the new tokens of a step stand, and what they see."""
 
-    column: Int[Array, ""]  # of what is written
+    columns: Int[Array, " E"]  # of what is written
     positions: Int[Array, "E 1"]  # in the example, prompt included
     prompt_valid: Bool[Array, "E P"]
     written_columns: Int[Array, " W"]  # W*J of them if hypotheses may reorder
-    written_valid: Bool[Array, "#E #J W"]
+    written_valid: Bool[Array, " E #J W"]
     memory_valid: Bool[Array, "E S"] | None
 
 
@@ -70,7 +73,7 @@ class StepBias(NamedTuple):
     """The position bias of a step: towards the prompt, and towards what is written."""
 
     prompt: Float[Array, "H E P"]
-    written: Float[Array, "H W"]
+    written: Float[Array, "H E W"]
 
 
 class Cache(NamedTuple):
@@ -96,29 +99,54 @@ class Cache(NamedTuple):
         )
         return self._replace(writers=writers)
 
-    def begin(self, column: Int[Array, ""]) -> tuple["Cache", Place]:
-        """Opens a column, which every hypothesis writes for itself."""
+    def begin(self, columns: Int[Array, " E"]) -> tuple["Cache", Place]:
+        """Opens a column of each example, which every hypothesis writes for itself."""
         lengths = self.prompt_lengths[:, None]
         prompt_columns = jnp.arange(self._any_layer.read.own.keys.shape[-1])
-        columns = jnp.arange(self.columns)
-        valid = (columns <= column)[None, None]
+        written = jnp.arange(self.columns)
+        here = columns[:, None, None]
+        valid = written[None, None] <= here
         writers = self.writers
         if writers is not None:
             slots = jnp.arange(writers.shape[1])
-            here = (columns == column)[None, None]
-            writers = jnp.where(here, slots[None, :, None], writers)
+            writers = jnp.where(
+                written[None, None] == here, slots[None, :, None], writers
+            )
             reads = writers[..., None] == slots[None, None, None]
             valid = (reads & valid[..., None]).reshape(*writers.shape[:2], -1)
-            columns = jnp.repeat(columns, len(slots))
+            written = jnp.repeat(written, len(slots))
         place = Place(
-            column,
-            lengths + column,
-            prompt_columns[None] < lengths,
             columns,
+            lengths + columns[:, None],
+            prompt_columns[None] < lengths,
+            written,
             valid,
             self.memory_valid,
         )
         return self._replace(writers=writers), place
+
+    def take_rows(self, other: "Cache", origins: Int[Array, " E"]) -> "Cache":
+        """Puts examples of another cache in the place of some of this one.
+
+        Args:
+            other: a cache of R examples, otherwise of the same shape.
+            origins: for each row the example that goes there; -1 for none.
+        """
+        return Cache(
+            take_rows(self.layers, other.layers, origins, dim=self._row_dim),
+            *take_rows(self[1:], other[1:], origins),
+        )
+
+    def shapes_of(self, examples: int) -> "Cache":
+        """Returns the shapes and shardings of such a cache of as many examples."""
+        return Cache(
+            shapes_of(self.layers, examples, dim=self._row_dim),
+            *shapes_of(self[1:], examples),
+        )
+
+    @property
+    def _row_dim(self) -> int:
+        return 1 if isinstance(self.layers, LayerCache) else 0
 
     @property
     def _any_layer(self) -> LayerCache:
@@ -170,10 +198,42 @@ def make_cache(
     )
 
 
-def write_column(
+def take_rows(
+    tree: _Tree, other: _Tree, origins: Int[Array, " E"], *, dim: int = 0
+) -> _Tree:
+    """Returns a tree of arrays with rows of another in the place of some of its own.
+
+    Args:
+        tree: arrays of E rows.
+        other: the same of R rows.
+        origins: for each row the one of `other` that goes there; -1 for none.
+        dim: which dim the rows are.
+    """
+
+    def take(array: Array, new: Array) -> Array:
+        others = [axis for axis in range(array.ndim) if axis != dim]
+        is_new = jnp.expand_dims(origins >= 0, others)
+        return jnp.where(is_new, jnp.take(new, origins, axis=dim, mode="clip"), array)
+
+    taken: _Tree = jax.tree.map(take, tree, other)
+    return taken
+
+
+def shapes_of(tree: _Tree, rows: int, *, dim: int = 0) -> _Tree:
+    """Returns shapes and shardings of such arrays of as many rows; `dim` is theirs."""
+
+    def shape(array: Array) -> jax.ShapeDtypeStruct:
+        changed = (*array.shape[:dim], rows, *array.shape[dim + 1 :])
+        return jax.ShapeDtypeStruct(changed, array.dtype, sharding=array.sharding)
+
+    shapes: _Tree = jax.tree.map(shape, tree)
+    return shapes
+
+
+def write_columns(
     written: KeyValues,
     new: KeyValues,
-    column: Int[Array, ""],
+    columns: Int[Array, " E"],
     layer: Int[Array, ""] | None,
 ) -> KeyValues:
     """Puts one position's keys and values [E, J, G, K] into what a layer wrote.
@@ -181,16 +241,22 @@ def write_column(
     Args:
         written: by the layer, or by all where `layer` says which it is.
         new: of the position; neither is transposed.
-        column: which it is.
+        columns: which it is in each example.
         layer: None for what is not stacked.
     """
+    stacked = layer is not None
 
     def write(array: Array, rows: Array, dim: int) -> Array:
-        start = [jnp.zeros((), jnp.int32)] * rows.ndim
-        start[dim] = column * rows.shape[dim]
-        if layer is not None:
-            rows, start = rows[None], [layer, *start]
-        return jax.lax.dynamic_update_slice(array, rows.astype(array.dtype), start)
+        def write_one(array: Array, row: Array, column: Array) -> Array:
+            start = [jnp.zeros((), jnp.int32)] * row.ndim
+            start[dim - 1] = column * row.shape[dim - 1]
+            if layer is not None:
+                row, start = row[None], [layer, *start]
+            return jax.lax.dynamic_update_slice(array, row.astype(array.dtype), start)
+
+        return jax.vmap(write_one, (int(stacked), 0, 0), int(stacked))(
+            array, rows, columns
+        )
 
     def by_head(array: Float[Array, "E J G K"]) -> Array:
         """Returns [E, G*J, 1, K], or [E, G, J, K]."""

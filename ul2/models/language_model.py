@@ -57,16 +57,16 @@ class LanguageModel(nnx.Module):
     def make_step(self) -> Step:
         """Returns what reads one more token of each hypothesis.
 
-        It is called with tokens [E, J], the column that they are written in, and the
-        cache; it returns hidden states [E, J, D], ready for `unembed`, and the cache
-        with the tokens. Make it before the loop; see `Stack.make_step`.
+        It is called with tokens [E, J], the columns [E] that they are written in, and
+        the cache; it returns hidden states [E, J, D], ready for `unembed`, and the
+        cache with the tokens. Make it before the loop; see `Stack.make_step`.
         """
         run = self.decoder.make_step()
 
         def step(
-            tokens: Int[Array, "E J"], column: Int[Array, ""], cache: Cache
+            tokens: Int[Array, "E J"], columns: Int[Array, " E"], cache: Cache
         ) -> tuple[Float[Array, "E J D"], Cache]:
-            hidden, cache = run(self.embedder.embed(tokens), column, cache)
+            hidden, cache = run(self.embedder.embed(tokens), columns, cache)
             return self.embedder.scale(hidden), cache
 
         return step

@@ -89,7 +89,7 @@ class RelativeBias(nnx.Module):
         prompt = jnp.arange(place.prompt_valid.shape[-1])
         return StepBias(
             self.lookup(prompt[None] - place.positions),
-            self.lookup(place.written_columns - place.column),
+            self.lookup(place.written_columns[None] - place.columns[:, None]),
         )
 
     def lookup(self, relative_positions: Int[Array, "..."]) -> Float[Array, "H ..."]:

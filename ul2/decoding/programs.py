@@ -1,0 +1,135 @@
+"""What decoding compiles: to begin, to take rows, to go on, to collect.
+
+Between them the state of a search lies on the device: `Samples` or `Beams` of all rows.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from ul2.batch import Batch
+from ul2.decoding.beam import Beams, BeamSearch
+from ul2.decoding.sampling import Samples, Sampling
+from ul2.decoding.search import Dials
+from ul2.decoding.settings import DecodingSettings
+from ul2.decoding.written import Limits, start
+from ul2.models.cache import shapes_of, take_rows
+
+
+class Program(NamedTuple):
+    """What is compiled in."""
+
+    graphdef: Any
+    settings: DecodingSettings
+    columns: int
+    eos_id: int
+
+    @property
+    def hypotheses(self) -> int:
+        """How many of each example are written at once."""
+        return self.settings.num_beams or self.settings.num_decodes
+
+    def search(
+        self, params: Any, limits: Limits, dials: Dials
+    ) -> Sampling | BeamSearch:
+        """Returns what chooses tokens."""
+        kind = BeamSearch if self.settings.num_beams else Sampling
+        model = nnx.merge(self.graphdef, params)
+        return kind(model, self.settings, dials, limits, self.eos_id)
+
+
+class Outputs(NamedTuple):
+    """The outputs of all rows, in any order."""
+
+    tokens: Int[Array, "E J L"]
+    log_probs: Float[Array, "E J"]
+    scores: Float[Array, "E J"]
+    finished: Bool[Array, "E J"]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def begin(
+    program: Program,
+    params: Any,
+    batch: Batch,
+    ends: Int[Array, " E"],
+    forced: Int[Array, "E F"],
+    limits: Limits,
+    dials: Dials,
+) -> Samples | Beams:
+    """Reads prompts and chooses the first tokens.
+
+    Args:
+        program: what is compiled in.
+        params: of the model.
+        batch: one prompt per row.
+        ends: column of the last token of each prompt.
+        forced: what outputs begin with.
+        limits: of the examples.
+        dials: of the settings.
+    """
+    model = nnx.merge(program.graphdef, params)
+    hidden, cache = model.prefill(
+        batch,
+        hypotheses=program.hypotheses,
+        columns=program.columns,
+        may_reorder=program.settings.num_beams > 0,
+    )
+    last = jnp.take_along_axis(hidden, ends[:, None, None], axis=1)
+    written = start(forced, program.hypotheses, program.columns, limits)
+    return program.search(params, limits, dials).start(last, cache, written)
+
+
+def make_room(begun: Any, rows: int) -> Any:
+    """Returns a state of `rows` rows, all of them closed, placed like another state."""
+    shapes = shapes_of(begun._replace(cache=None), rows)
+    shapes = shapes._replace(cache=begun.cache.shapes_of(rows))
+    leaves, structure = jax.tree.flatten(shapes)
+    make = jax.jit(
+        _zeros, static_argnums=0, out_shardings=[leaf.sharding for leaf in leaves]
+    )
+    arrays = make(tuple((leaf.shape, leaf.dtype) for leaf in leaves))
+    return jax.tree.unflatten(structure, arrays)
+
+
+def _zeros(shapes: tuple[tuple[tuple[int, ...], Any], ...]) -> list[Array]:
+    return [jnp.zeros(shape, dtype) for shape, dtype in shapes]
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def insert(state: Any, begun: Any, origins: Int[Array, " E"]) -> Any:
+    """Puts examples that have begun into rows of a state; see `Cache.take_rows`."""
+    others = take_rows(state._replace(cache=None), begun._replace(cache=None), origins)
+    return others._replace(cache=state.cache.take_rows(begun.cache, origins))
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
+def go_on(
+    program: Program,
+    params: Any,
+    state: Any,
+    limits: Limits,
+    dials: Dials,
+    steps: Int[Array, ""],
+    enough: Int[Array, ""],
+) -> Any:
+    """Writes on, until no more than `enough` rows are open or all steps are taken."""
+    return program.search(params, limits, dials).advance(state, steps, enough)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def collect(
+    program: Program, params: Any, state: Any, limits: Limits, dials: Dials
+) -> Outputs:
+    """Returns the outputs of what has come to its end."""
+    search = program.search(params, limits, dials)
+    if isinstance(search, BeamSearch):
+        best = search.best(state)
+        return Outputs(best.written.tokens, best.log_probs, best.scores, best.finished)
+    return Outputs(
+        state.written.tokens, state.log_probs, state.log_probs, state.finished
+    )
