@@ -1,16 +1,18 @@
 """Batch inference against `transformers` generate: the same weights, tokens, machine.
 
     python benchmarks/generation.py [--rounds 5] [--prompts 16] [--tokens 64]
-    python benchmarks/generation.py --prompts 128 --shortest 16 --longest 512
+    python benchmarks/generation.py --prompts 128 --fewest 4
+    python benchmarks/generation.py --prompts 128 --fewest 4 --shortest 16 --longest 512
 
 Needs torch and transformers (the `peers` extra). A T5 v1.1 of 77M parameters (d 512, 6
 heads of 64, feed-forward 1024 gated SiLU, 8 + 8 layers, vocabulary 32128), random
 weights, float32; batches of 16; prompts of 256 tokens, or of lengths that differ (log
-uniform), as in a file. Every output has exactly as many tokens, since neither side may
-write EOS. transformers takes the prompts as they come and pads each batch to its
-longest; we group prompts of like lengths ourselves. Both sides take turns, so that
-whatever else the machine does falls on both; ratios of medians are what counts. The
-outputs are compared first.
+uniform), as in a file. Neither side may write EOS, so the lengths of the outputs are
+ours to choose: all alike, or log uniform from `--fewest` to `--tokens`, by a stopping
+criterion of theirs and `max_tokens` of ours. transformers takes the prompts as they
+come, pads each batch to its longest and goes on until its last output ends; we do with
+the prompts what we do. Both sides take turns, so that whatever else the machine does
+falls on both; ratios of medians are what counts. The outputs are compared first.
 """
 
 import argparse
@@ -19,6 +21,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -53,12 +56,28 @@ def make_peer() -> transformers.T5ForConditionalGeneration:
     return transformers.T5ForConditionalGeneration(config).eval()
 
 
-def make_prompts(number: int, shortest: int, longest: int) -> list[list[int]]:
-    """Returns random prompts; logarithms of their lengths are uniform."""
-    rng = np.random.default_rng(0)
+def make_lengths(number: int, shortest: int, longest: int, seed: int) -> list[int]:
+    """Returns lengths whose logarithms are uniform."""
+    rng = np.random.default_rng(seed)
     spread = rng.uniform(np.log(shortest), np.log(longest), number)
-    lengths = np.round(np.exp(spread)).astype(int).tolist()
+    return np.round(np.exp(spread)).astype(int).tolist()
+
+
+def make_prompts(lengths: list[int]) -> list[list[int]]:
+    """Returns random prompts."""
+    rng = np.random.default_rng(0)
     return [[*rng.integers(3, 32000, length - 1).tolist(), 1] for length in lengths]
+
+
+class Enough(transformers.StoppingCriteria):
+    """Ends every row at a length of its own."""
+
+    def __init__(self, lengths: list[int], beams: int) -> None:
+        self._ends = 1 + torch.tensor(lengths).repeat_interleave(beams)
+
+    def __call__(self, input_ids: torch.Tensor, *_: object, **__: object) -> Any:
+        """Returns which rows have ended; the start id is one of theirs."""
+        return input_ids.shape[1] >= self._ends
 
 
 def pad(rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -84,6 +103,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--fewest", type=int, help="of an output; by default --tokens")
     parser.add_argument("--shortest", type=int, default=256)
     parser.add_argument("--longest", type=int, default=256)
     options = parser.parse_args()
@@ -93,12 +113,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         peer.save_pretrained(folder)
         model, vocab = interop.load(folder)
-    rows = make_prompts(options.prompts, options.shortest, options.longest)
+    rows = make_prompts(
+        make_lengths(options.prompts, options.shortest, options.longest, seed=0)
+    )
+    fewest = options.fewest or options.tokens
+    rooms = make_lengths(options.prompts, fewest, options.tokens, seed=1)
     generator = Generator(model, vocab, batch_size=BATCH)
 
     print(
         f"{options.prompts} prompts of {options.shortest} to {options.longest} tokens, "
-        f"{options.tokens} new tokens each"
+        f"{fewest} to {options.tokens} new tokens, {statistics.mean(rooms):.1f} on "
+        "average"
     )
     print("| decoding | transformers, s | ul2, s | tokens/s | ratio | equal outputs |")
     print("|---|---|---|---|---|---|")
@@ -114,22 +139,28 @@ def main() -> None:
             outputs = []
             for first in range(0, len(rows), BATCH):
                 ids, mask = pad(rows[first : first + BATCH])
+                ends = rooms[first : first + BATCH]
                 with torch.inference_mode():
                     found = peer.generate(
                         ids,
                         attention_mask=mask,
                         max_new_tokens=options.tokens,
-                        min_new_tokens=options.tokens,
                         num_beams=max(1, beams),
                         do_sample=False,
                         length_penalty=1.0,
-                        suppress_tokens=[0, *range(32100, 32128)],
+                        suppress_tokens=[0, 1, *range(32100, 32128)],
+                        stopping_criteria=[Enough(ends, max(1, beams))],
                     )
-                outputs += found[:, 1:].tolist()
+                outputs += [
+                    row[1 : 1 + end]
+                    for row, end in zip(found.tolist(), ends, strict=True)
+                ]
             return outputs
 
         def ours(settings: DecodingSettings = settings) -> list[list[int]]:
-            decoded = generator.generate(rows, settings, forbidden=[vocab.eos_id])
+            decoded = generator.generate(
+                rows, settings, max_tokens=rooms, forbidden=[vocab.eos_id]
+            )
             return [outputs[0].ids for outputs in decoded]
 
         equal = [row == found for row, found in zip(theirs(), ours(), strict=True)]
@@ -137,7 +168,7 @@ def main() -> None:
         their_time, our_time = map(statistics.median, zip(*times, strict=True))
         print(
             f"| {f'beam {beams}' if beams else 'greedy'} | {their_time:.2f} | "
-            f"{our_time:.2f} | {options.prompts * options.tokens / our_time:.0f} | "
+            f"{our_time:.2f} | {sum(rooms) / our_time:.0f} | "
             f"{their_time / our_time:.2f} | {sum(equal)} of {len(equal)} |"
         )
     print(

@@ -10,6 +10,7 @@ from tolerances import REORDERED_SUM_RTOL
 from vocab_toys import toy_vocab
 
 from ul2.batch import Batch, one_per_row
+from ul2.decoding import programs
 from ul2.decoding.generate import Generator
 from ul2.decoding.settings import DecodingSettings
 from ul2.sharding.mesh import make_mesh
@@ -17,6 +18,7 @@ from ul2.sharding.rules import logical_axes, named_shardings
 
 VOCAB = toy_vocab(500, 512)
 MESH = "data=2,fsdp=2,tensor=2"
+PROGRAMS = (programs.begin, programs.insert, programs.go_on, programs.collect)
 CHOICES = (
     {},
     {"temperature": 0.8, "top_k": 20, "top_p": 0.9, "num_decodes": 2},
@@ -37,13 +39,19 @@ def test_outputs_on_a_mesh_are_those_of_one_device(architecture):
     model = tiny_model(architecture, num_kv_heads=2)
     mesh = make_mesh(MESH)
     rng = np.random.default_rng(0)
-    inputs = [rng.integers(3, 500, n).tolist() for n in (5, 7, 3, 6, 4)]
+    # More than there are rows: some begin where others ended.
+    inputs = [rng.integers(3, 500, n).tolist() for n in (5, 7, 3, 6, 4, 5, 2, 7, 6, 7)]
+    rooms = [6, 2, 3, 2, 6, 2, 4, 2, 6, 3]
     alone = Generator(model, VOCAB, batch_size=8)
     split = Generator(on_mesh(model, mesh), VOCAB, batch_size=8, mesh=mesh)
     for choices in CHOICES:
         settings = DecodingSettings(max_tokens=6, **choices)
-        want = alone.generate(inputs, settings)
-        found = split.generate(inputs, settings)
+        want = alone.generate(inputs, settings, max_tokens=rooms)
+        before = [program._cache_size() for program in PROGRAMS]
+        found = split.generate(inputs, settings, max_tokens=rooms)
+        # Every program finds the state where it was compiled for.
+        compiled = [program._cache_size() for program in PROGRAMS]
+        assert compiled == [size + 1 for size in before]
         assert [[one.ids for one in row] for row in found] == [
             [one.ids for one in row] for row in want
         ]

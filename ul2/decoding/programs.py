@@ -17,7 +17,7 @@ from ul2.decoding.sampling import Samples, Sampling
 from ul2.decoding.search import Dials
 from ul2.decoding.settings import DecodingSettings
 from ul2.decoding.written import Limits, start
-from ul2.models.cache import shapes_of, take_rows
+from ul2.models.cache import placed_rows, shapes_of, take_rows
 
 
 class Program(NamedTuple):
@@ -81,7 +81,9 @@ def begin(
     )
     last = jnp.take_along_axis(hidden, ends[:, None, None], axis=1)
     written = start(forced, program.hypotheses, program.columns, limits)
-    return program.search(params, limits, dials).start(last, cache, written)
+    search = program.search(params, limits, dials)
+    begun: Samples | Beams = _placed(search.start(last, cache, written))
+    return begun
 
 
 def make_room(begun: Any, rows: int) -> Any:
@@ -104,7 +106,7 @@ def _zeros(shapes: tuple[tuple[tuple[int, ...], Any], ...]) -> list[Array]:
 def insert(state: Any, begun: Any, origins: Int[Array, " E"]) -> Any:
     """Puts examples that have begun into rows of a state; see `Cache.take_rows`."""
     others = take_rows(state._replace(cache=None), begun._replace(cache=None), origins)
-    return others._replace(cache=state.cache.take_rows(begun.cache, origins))
+    return _placed(others._replace(cache=state.cache.take_rows(begun.cache, origins)))
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
@@ -118,7 +120,13 @@ def go_on(
     enough: Int[Array, ""],
 ) -> Any:
     """Writes on, until no more than `enough` rows are open or all steps are taken."""
-    return program.search(params, limits, dials).advance(state, steps, enough)
+    return _placed(program.search(params, limits, dials).advance(state, steps, enough))
+
+
+def _placed(state: Any) -> Any:
+    """Lets every program leave a state where the next one expects it."""
+    others = placed_rows(state._replace(cache=None))
+    return others._replace(cache=state.cache.placed())
 
 
 @functools.partial(jax.jit, static_argnums=0)

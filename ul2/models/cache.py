@@ -32,7 +32,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from ul2.axes import BATCH, HEAD
 from ul2.batch import Batch
+from ul2.models.constraints import constrain
 
 _Tree = TypeVar("_Tree")
 
@@ -144,6 +146,14 @@ class Cache(NamedTuple):
             *shapes_of(self[1:], examples),
         )
 
+    def placed(self) -> "Cache":
+        """Asks that examples be split as in a batch, and the heads of each layer."""
+        stack = (None,) * self._row_dim
+        layers = jax.tree.map(
+            lambda array: constrain(array, *stack, BATCH, HEAD, None, None), self.layers
+        )
+        return Cache(layers, *placed_rows(self[1:]))
+
     @property
     def _row_dim(self) -> int:
         return 1 if isinstance(self.layers, LayerCache) else 0
@@ -217,6 +227,14 @@ def take_rows(
 
     taken: _Tree = jax.tree.map(take, tree, other)
     return taken
+
+
+def placed_rows(tree: _Tree) -> _Tree:
+    """Asks that the rows of arrays be split as in a batch."""
+    placed: _Tree = jax.tree.map(
+        lambda array: constrain(array, BATCH, *[None] * (array.ndim - 1)), tree
+    )
+    return placed
 
 
 def shapes_of(tree: _Tree, rows: int, *, dim: int = 0) -> _Tree:
