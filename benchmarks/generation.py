@@ -72,12 +72,13 @@ def make_prompts(lengths: list[int]) -> list[list[int]]:
 class Enough(transformers.StoppingCriteria):
     """Ends every row at a length of its own."""
 
-    def __init__(self, lengths: list[int], beams: int) -> None:
-        self._ends = 1 + torch.tensor(lengths).repeat_interleave(beams)
+    def __init__(self, lengths: list[int]) -> None:
+        self._ends = 1 + torch.tensor(lengths)
 
     def __call__(self, input_ids: torch.Tensor, *_: object, **__: object) -> Any:
         """Returns which rows have ended; the start id is one of theirs."""
-        return input_ids.shape[1] >= self._ends
+        rows, length = input_ids.shape
+        return length >= self._ends.repeat_interleave(rows // len(self._ends))
 
 
 def pad(rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -149,7 +150,7 @@ def main() -> None:
                         do_sample=False,
                         length_penalty=1.0,
                         suppress_tokens=[0, 1, *range(32100, 32128)],
-                        stopping_criteria=[Enough(ends, max(1, beams))],
+                        stopping_criteria=[Enough(ends)],
                     )
                 outputs += [
                     row[1 : 1 + end]

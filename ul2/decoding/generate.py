@@ -7,10 +7,11 @@
 Prompts are read a few at a time (`prefill`), once each whatever the number of
 hypotheses, and take free rows of a batch that goes on one token at a time inside one
 compiled loop. When enough rows have come to their end, the loop is left and the next
-prompts take their places, so that a long output does not hold up short ones:
+prompts take their places, so that a long output does not hold up short ones (known as
+continuous batching; Yu et al. 2022, "Orca", section 3.1):
 
     row 0       a a a a a a a a
-    row 1       b b d d d d             4 examples in 2 rows: 8 steps
+    row 1       b b d d d d             8 steps; groups of three would take 8 + 5
     row 2       c c c e e e e e
 
 Outputs do not depend on who is in the other rows, not even in the last bit. There is
