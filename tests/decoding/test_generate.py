@@ -159,13 +159,6 @@ def test_output_does_not_depend_on_when_it_begins(generator, choices):
         )
 
 
-def test_longest_inputs_are_decoded_first(generator):
-    """If memory does not suffice, it shows at once."""
-    settings = DecodingSettings(max_tokens=2)
-    ends = generator.generate_each([PROMPTS[0], LONGER, PROMPTS[1]], settings)
-    assert list(next(ends)) == [1]
-
-
 def test_drawing_depends_on_seed_number_and_decode(generator):
     settings = DecodingSettings(max_tokens=8, temperature=1.0, num_decodes=4)
     (first,) = generator.generate([PROMPTS[0]], settings)

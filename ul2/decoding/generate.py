@@ -31,7 +31,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from ul2.decoding import programs
-from ul2.decoding.prompts import Example, Shape, bucket, by_shape, lay_out
+from ul2.decoding.prompts import Example, Shape, bucket, by_room, lay_out
 from ul2.decoding.search import Dials, open_examples
 from ul2.decoding.settings import DecodingSettings
 from ul2.decoding.written import NOTHING, Limits
@@ -170,8 +170,10 @@ class Generator:
         ]
         for example in examples:
             _check_room(example, settings.max_tokens)
-        for shape, alike in by_shape(examples, has_encoder=self._has_encoder).items():
-            yield from _Decoding(self, shape, alike, settings, forbidden, on_tokens)
+        for room, groups in by_room(
+            examples, has_encoder=self._has_encoder, at_once=self.rows_at_once
+        ):
+            yield from _Decoding(self, room, groups, settings, forbidden, on_tokens)
 
     def place(self, tree: Any) -> Any:
         """Splits rows over the mesh, as in training."""
@@ -187,20 +189,20 @@ class Generator:
 
 
 class _Decoding:
-    """Examples of one shape on their way through the rows of a batch."""
+    """Examples of one room on their way through the rows of a batch."""
 
     def __init__(
         self,
         generator: Generator,
-        shape: Shape,
-        examples: Sequence[Example],
+        room: Shape,
+        groups: Sequence[tuple[Shape, list[Example]]],
         settings: DecodingSettings,
         forbidden: Sequence[int],
         on_tokens: OnTokens | None,
     ) -> None:
-        self._generator, self._shape, self._settings = generator, shape, settings
+        self._generator, self._room, self._settings = generator, room, settings
         self._on_tokens = on_tokens
-        self._waiting = collections.deque(examples)
+        self._waiting = collections.deque(groups)
         self._rows: list[Example | None] = [None] * generator.rows
         self._told = [0] * generator.rows
         self._state: Any = None
@@ -208,10 +210,11 @@ class _Decoding:
             graphdef=generator.graphdef,
             settings=_compiled_in(settings),
             columns=bucket(settings.max_tokens),
+            read_columns=room.inputs or room.prompt,
             eos_id=generator.vocab.eos_id,
         )
         self._dials = Dials.of(settings)
-        self._ids = _limit_ids(generator.vocab, shape, forbidden)
+        self._ids = _limit_ids(generator.vocab, room, forbidden)
 
     def __iter__(self) -> Iterator[dict[int, list[Decoded]]]:
         """Yields the outputs of examples, by their places, as they end."""
@@ -229,31 +232,28 @@ class _Decoding:
 
     def _fill_rows(self) -> None:
         """Lets waiting examples begin where enough rows are free."""
-        at_once = self._generator.rows_at_once
         free = [row for row, one in enumerate(self._rows) if one is None]
-        while self._waiting and len(free) >= at_once:
-            rows, free = free[:at_once], free[at_once:]
-            some = [
-                self._waiting.popleft() for _ in range(min(at_once, len(self._waiting)))
-            ]
-            begun = self._begin(some)
-            if at_once == len(self._rows):
+        while self._waiting and len(free) >= len(self._waiting[0][1]):
+            shape, some = self._waiting.popleft()
+            rows, free = free[: len(some)], free[len(some) :]
+            begun = self._begin(shape, some)
+            if self._generator.rows_at_once == len(self._rows):
                 self._state = begun
             else:
                 with self._generator.on_mesh():
                     if self._state is None:
                         self._state = programs.make_room(begun, len(self._rows))
                     origins = np.full(len(self._rows), -1, np.int32)
-                    origins[rows[: len(some)]] = np.arange(len(some))
+                    origins[rows] = np.arange(len(some))
                     self._state = programs.insert(self._state, begun, origins)
-            for row, example in zip(rows, some, strict=False):
+            for row, example in zip(rows, some, strict=True):
                 self._rows[row], self._told[row] = example, 0
 
-    def _begin(self, examples: Sequence[Example]) -> Any:
+    def _begin(self, shape: Shape, examples: Sequence[Example]) -> Any:
         """Reads prompts."""
         generator = self._generator
         at_once = generator.rows_at_once
-        group = lay_out(examples, self._shape, generator.vocab, at_once)
+        group = lay_out(examples, shape, generator.vocab, at_once)
         empty = [None] * (at_once - len(examples))
         batch, ends = generator.place((group.batch, group.ends))
         with generator.on_mesh():
@@ -270,7 +270,7 @@ class _Decoding:
     def _go_on(self) -> None:
         """Writes until enough rows are free, or by one token if each is told of."""
         columns, rows = self._program.columns, len(self._rows)
-        enough = rows - self._generator.rows_at_once if self._waiting else 0
+        enough = rows - len(self._waiting[0][1]) if self._waiting else 0
         with self._generator.on_mesh():
             self._state = programs.go_on(
                 self._program,
@@ -286,7 +286,7 @@ class _Decoding:
         """Tells of new tokens."""
         if self._on_tokens is None or not self._streams:
             return
-        tokens = np.asarray(self._state.written.tokens)[:, :, self._shape.forced :]
+        tokens = np.asarray(self._state.written.tokens)[:, :, self._room.forced :]
         columns = np.asarray(self._state.columns)
         for row, example in enumerate(self._rows):
             if example is None:
@@ -340,11 +340,11 @@ def _limits_of(example: Example) -> tuple[int, int, int, int]:
     return example.number, example.max_tokens - forced, forced, example.blanks
 
 
-def _limit_ids(vocab: Vocab, shape: Shape, forbidden: Sequence[int]) -> Any:
+def _limit_ids(vocab: Vocab, room: Shape, forbidden: Sequence[int]) -> Any:
     """Returns which ids are never written, and which are the sentinels."""
     never = np.arange(vocab.padded_size) >= vocab.size
     never[[vocab.pad_id, *forbidden]] = True
-    sentinels = np.array(vocab.sentinel_ids if shape.fills_blanks else (), np.int32)
+    sentinels = np.array(vocab.sentinel_ids if room.fills_blanks else (), np.int32)
     is_sentinel = np.zeros(vocab.padded_size, bool)
     is_sentinel[sentinels] = True
     return tuple(map(jnp.asarray, (never, sentinels, is_sentinel)))

@@ -25,7 +25,8 @@ class Program(NamedTuple):
 
     graphdef: Any
     settings: DecodingSettings
-    columns: int
+    columns: int  # tokens that each hypothesis may have
+    read_columns: int  # that are kept of what was read
     eos_id: int
 
     @property
@@ -77,6 +78,7 @@ def begin(
         batch,
         hypotheses=program.hypotheses,
         columns=program.columns,
+        read_columns=program.read_columns,
         may_reorder=program.settings.num_beams > 0,
     )
     last = jnp.take_along_axis(hidden, ends[:, None, None], axis=1)

@@ -1,11 +1,18 @@
 """Examples to decode, laid out in groups of one shape.
 
-What shape an example is run in depends on that example alone, and a group always has
+Prompts are read in shapes that fit them closely, and written on in rows of few sizes,
+so that prompts of many lengths share them:
+
+    inputs of   5    60   70   200   300      tokens
+    read in     8    64   96   256   384      columns
+    kept in    64    64  256   256   512
+
+What shapes an example is run in depends on that example alone, and a group always has
 the same number of rows, so the outcome of an example does not depend on its company,
 not even in the last bit.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -17,6 +24,9 @@ from ul2.vocab import Vocab
 
 # Lengths that programs are compiled for: 1, 8, 12, 16, 24, 32, 48, 64, ...
 _SHORTEST: Final = 8
+# Columns that rows have for what was read; more are powers of two. Attention to columns
+# that nobody fills costs less than rows that nobody fills, while they are short.
+_FEW_ROOMS: Final = (1, 64, 256)
 
 
 class Example(NamedTuple):
@@ -31,12 +41,19 @@ class Example(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """What a program is compiled for."""
+    """What a program that reads is compiled for."""
 
     inputs: int  # columns of the encoder; 0 without one
     prompt: int  # columns that the decoder reads before it writes
     forced: int  # columns of the forced tokens
     fills_blanks: bool
+
+    @property
+    def room(self) -> "Shape":
+        """What the program that writes on is compiled for."""
+        if self.inputs:
+            return self._replace(inputs=_room(self.inputs))
+        return self._replace(prompt=_room(self.prompt))
 
 
 class Group(NamedTuple):
@@ -58,17 +75,39 @@ def bucket(length: int) -> int:
     return power * 3 // 4 if power > _SHORTEST and length <= power * 3 // 4 else power
 
 
-def by_shape(
-    examples: Iterable[Example], *, has_encoder: bool
-) -> dict[Shape, list[Example]]:
-    """Returns the examples of each shape in their order, those of the longest first.
+def _room(length: int) -> int:
+    """Returns the columns that are kept for so many.
+
+    1 -> 1, 8..64 -> 64, 96..256 -> 256, 384..512 -> 512, 768..1024 -> 1024
+    """
+    enough = [room for room in _FEW_ROOMS if room >= length]
+    return enough[0] if enough else 1 << (length - 1).bit_length()
+
+
+def by_room(
+    examples: Iterable[Example], *, has_encoder: bool, at_once: int
+) -> Iterator[tuple[Shape, list[tuple[Shape, list[Example]]]]]:
+    """Yields what shares rows: the room, and groups of one shape, the longest first.
 
     If memory does not suffice, it shows at once.
+
+    Args:
+        examples: in any order; those of one shape keep theirs.
+        has_encoder: whether the model has one.
+        at_once: examples of a group, at most.
     """
     alike: dict[Shape, list[Example]] = {}
     for example in examples:
         alike.setdefault(_shape(example, has_encoder), []).append(example)
-    return {shape: alike[shape] for shape in sorted(alike, reverse=True)}
+    rooms: dict[Shape, list[tuple[Shape, list[Example]]]] = {}
+    for shape in sorted(alike, reverse=True):
+        some = alike[shape]
+        rooms.setdefault(shape.room, []).extend(
+            (shape, some[first : first + at_once])
+            for first in range(0, len(some), at_once)
+        )
+    for room in sorted(rooms, reverse=True):
+        yield room, rooms[room]
 
 
 def _shape(example: Example, has_encoder: bool) -> Shape:

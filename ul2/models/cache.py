@@ -169,6 +169,7 @@ def make_cache(
     hypotheses: int,
     columns: int,
     *,
+    read_columns: int = 0,
     may_reorder: bool,
 ) -> Cache:
     """Returns the cache behind prompts, with room for what hypotheses will write.
@@ -178,6 +179,8 @@ def make_cache(
         batch: the prompts, one per row.
         hypotheses: J, of each prompt.
         columns: W, tokens that each may have.
+        read_columns: least columns of the memory, or of the prompts where there is
+            none.
         may_reorder: whether hypotheses may go on from one another.
     """
 
@@ -193,10 +196,17 @@ def make_cache(
         )
 
     def make_layer(read: LayerKeys) -> LayerCache:
-        return LayerCache(read, make_room(read.own))
+        room = make_room(read.own)
+        if read.memory is None:
+            read = read._replace(own=_widen(read.own, read_columns))
+        else:
+            read = read._replace(memory=_widen(read.memory, read_columns))
+        return LayerCache(read, room)
 
     lengths = jnp.sum(batch.decoder.segment_ids > 0, axis=1)
-    valid = None if batch.encoder is None else batch.encoder.segment_ids > 0
+    valid = None
+    if batch.encoder is not None:
+        valid = _pad(batch.encoder.segment_ids > 0, read_columns, dim=1)
     writers = jnp.zeros((lengths.shape[0], hypotheses, columns), jnp.int32)
     return Cache(
         make_layer(layers)
@@ -206,6 +216,20 @@ def make_cache(
         writers if may_reorder else None,
         valid,
     )
+
+
+def _widen(read: KeyValues, columns: int) -> KeyValues:
+    """Returns keys and values of at least so many columns."""
+    return KeyValues(
+        _pad(read.keys, columns, dim=-1), _pad(read.values, columns, dim=-2)
+    )
+
+
+def _pad(array: Array, columns: int, dim: int) -> Array:
+    """Returns an array with zeros at the end of a dim that is shorter than this."""
+    missing = [(0, 0)] * array.ndim
+    missing[dim] = (0, max(0, columns - array.shape[dim]))
+    return jnp.pad(array, missing)
 
 
 def take_rows(

@@ -29,6 +29,7 @@ class LanguageModel(nnx.Module):
         *,
         hypotheses: int,
         columns: int,
+        read_columns: int = 0,
         may_reorder: bool = False,
     ) -> tuple[Float[Array, "E P D"], Cache]:
         """Reads prompts: one per row, shifted right as for training.
@@ -39,13 +40,22 @@ class LanguageModel(nnx.Module):
                 `prefix_lengths` says how much of each is read in both directions.
             hypotheses: J, outputs to write of each.
             columns: W, tokens that each may have.
+            read_columns: least columns of the encoder's output in the cache, or of the
+                prompts if there is none; those behind are seen by nobody.
             may_reorder: whether hypotheses may go on from one another.
 
         Returns:
             The decoder's hidden states, ready for `unembed`, and the cache to write on.
         """
         hidden, read = self._read(batch)
-        cache = make_cache(read, batch, hypotheses, columns, may_reorder=may_reorder)
+        cache = make_cache(
+            read,
+            batch,
+            hypotheses,
+            columns,
+            read_columns=read_columns,
+            may_reorder=may_reorder,
+        )
         return self.embedder.scale(hidden), cache
 
     @abc.abstractmethod
