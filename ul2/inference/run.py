@@ -32,7 +32,7 @@ from ul2.inference.requests import (
 from ul2.inference.rows import Row, RowSource, Survey
 from ul2.inference.settings import InferenceSettings
 
-# Rows wait for those before their window; the more of them, the rarer.
+# At the end of a window nobody begins where others ended: so it is long.
 _BATCHES_PER_WINDOW: Final = 256
 
 Answers = dict[int, dict[str, Any]]
