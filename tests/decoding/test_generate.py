@@ -28,6 +28,11 @@ VOCAB = toy_vocab(
 # Of one bucket, for both architectures; LONGER is of another.
 PROMPTS = [[53, 10, 11, 12, 1], [13, 1], [54, 20, 21, 22, 23, 24, 1]]
 LONGER = [9, 8, 7, 6, 5, 9, 8, 7, 6, 5, 1]
+CHOICES = (
+    {},
+    {"temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.3, "num_decodes": 3},
+    {"num_beams": 3, "num_decodes": 3},
+)
 
 
 @pytest.fixture(scope="module", params=[EncoderDecoder, DecoderOnly])
@@ -84,15 +89,7 @@ def test_every_token_is_the_likeliest_after_those_before_it(model, generator):
         assert output.score == output.log_prob
 
 
-@pytest.mark.parametrize(
-    "choices",
-    [
-        {},
-        {"temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.3, "num_decodes": 3},
-        {"num_beams": 3, "num_decodes": 3},
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("choices", CHOICES, ids=str)
 def test_output_does_not_depend_on_what_else_is_in_the_batch(generator, choices):
     settings = DecodingSettings(max_tokens=8, **choices)
     numbers = [7, 3, 4]
@@ -134,28 +131,17 @@ def test_examples_take_the_rows_of_those_that_ended(generator, monkeypatch):
     assert taken == [1, 1, 7]
 
 
-@pytest.mark.parametrize(
-    "choices",
-    [
-        {},
-        {"temperature": 0.7, "no_repeat_ngram": 2, "num_decodes": 3},
-        {"num_beams": 3, "num_decodes": 3},
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("choices", CHOICES, ids=str)
 def test_output_does_not_depend_on_when_it_begins(generator, choices):
     settings = DecodingSettings(max_tokens=8, **choices)
     rng = np.random.default_rng(0)
     rooms = rng.integers(2, 9, 11).tolist()
-    prompts = [[*rng.integers(5, 40, n % 6).tolist(), 1] for n in range(11)]
-    blanks = [None if n % 3 else 2 for n in range(11)]
-    options = {"max_tokens": rooms, "blanks": blanks, "forced": [[7]] * 11}
-    crowded = generator.generate(prompts, settings, **options)
-    for n in range(11):
-        alone = {name: given[n : n + 1] for name, given in options.items()}
+    prompts = [[*rng.integers(5, 40, 2 + n % 5).tolist(), 1] for n in range(11)]
+    crowded = generator.generate(prompts, settings, max_tokens=rooms)
+    for n, prompt in enumerate(prompts):
         # Not even in the last bit.
-        assert crowded[n : n + 1] == generator.generate(
-            prompts[n : n + 1], settings, numbers=[n], **alone
+        assert [crowded[n]] == generator.generate(
+            [prompt], settings, numbers=[n], max_tokens=[rooms[n]]
         )
 
 
@@ -229,15 +215,22 @@ def test_forbidden_ids_are_never_written(generator):
 @pytest.mark.parametrize("max_tokens", [3, 8])
 def test_blanks_are_filled_in_order_each_once(generator, choices, max_tokens):
     settings = DecodingSettings(max_tokens=max_tokens, **choices)
-    for blanks in (1, 2, 3):
-        for forced in ([], [50]):
-            (outputs,) = generator.generate(
-                [PROMPTS[0]], settings, forced=[forced], blanks=[blanks]
-            )
+    # More than there are rows: some begin when others have ended.
+    blanks, rooms = [1, 2, 3, 3, 2, 1], [3, max_tokens, 3, max_tokens, 3, max_tokens]
+    for forced in ([], [50]):
+        examples = generator.generate(
+            [PROMPTS[0]] * 6,
+            settings,
+            forced=[forced] * 6,
+            blanks=blanks,
+            max_tokens=rooms,
+        )
+        for outputs, count, room in zip(examples, blanks, rooms, strict=True):
             assert outputs
             for output in outputs:
                 found = [token for token in output.ids if token in VOCAB.sentinel_ids]
-                assert found == list(VOCAB.sentinel_ids[:blanks]), output.ids
+                assert found == list(VOCAB.sentinel_ids[:count]), output.ids
+                assert len(output.ids) <= room
 
 
 def test_rows_without_blanks_are_free_beside_rows_with(generator):
