@@ -17,7 +17,7 @@ from ul2.decoding.sampling import Samples, Sampling
 from ul2.decoding.search import Dials
 from ul2.decoding.settings import DecodingSettings
 from ul2.decoding.written import Limits, start
-from ul2.models.cache import placed_rows, shapes_of, take_rows
+from ul2.models.cache import empty_rows, placed_rows, take_rows
 
 
 class Program(NamedTuple):
@@ -88,20 +88,11 @@ def begin(
     return begun
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def make_room(begun: Any, rows: int) -> Any:
-    """Returns a state of `rows` rows, all of them closed, placed like another state."""
-    shapes = shapes_of(begun._replace(cache=None), rows)
-    shapes = shapes._replace(cache=begun.cache.shapes_of(rows))
-    leaves, structure = jax.tree.flatten(shapes)
-    make = jax.jit(
-        _zeros, static_argnums=0, out_shardings=[leaf.sharding for leaf in leaves]
-    )
-    arrays = make(tuple((leaf.shape, leaf.dtype) for leaf in leaves))
-    return jax.tree.unflatten(structure, arrays)
-
-
-def _zeros(shapes: tuple[tuple[tuple[int, ...], Any], ...]) -> list[Array]:
-    return [jnp.zeros(shape, dtype) for shape, dtype in shapes]
+    """Returns a state like another, of `rows` rows that are all closed."""
+    others = empty_rows(begun._replace(cache=None), rows)
+    return _placed(others._replace(cache=begun.cache.empty(rows)))
 
 
 @functools.partial(jax.jit, donate_argnums=0)

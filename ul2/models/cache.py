@@ -139,11 +139,11 @@ class Cache(NamedTuple):
             *take_rows(self[1:], other[1:], origins),
         )
 
-    def shapes_of(self, examples: int) -> "Cache":
-        """Returns the shapes and shardings of such a cache of as many examples."""
+    def empty(self, examples: int) -> "Cache":
+        """Returns a cache like this for as many examples, with nothing in it."""
         return Cache(
-            shapes_of(self.layers, examples, dim=self._row_dim),
-            *shapes_of(self[1:], examples),
+            empty_rows(self.layers, examples, dim=self._row_dim),
+            *empty_rows(self[1:], examples),
         )
 
     def placed(self) -> "Cache":
@@ -261,15 +261,15 @@ def placed_rows(tree: _Tree) -> _Tree:
     return placed
 
 
-def shapes_of(tree: _Tree, rows: int, *, dim: int = 0) -> _Tree:
-    """Returns shapes and shardings of such arrays of as many rows; `dim` is theirs."""
+def empty_rows(tree: _Tree, rows: int, *, dim: int = 0) -> _Tree:
+    """Returns zeros like these arrays, of as many rows; `dim` is theirs."""
 
-    def shape(array: Array) -> jax.ShapeDtypeStruct:
-        changed = (*array.shape[:dim], rows, *array.shape[dim + 1 :])
-        return jax.ShapeDtypeStruct(changed, array.dtype, sharding=array.sharding)
+    def make(array: Array) -> Array:
+        shape = (*array.shape[:dim], rows, *array.shape[dim + 1 :])
+        return jnp.zeros(shape, array.dtype)
 
-    shapes: _Tree = jax.tree.map(shape, tree)
-    return shapes
+    made: _Tree = jax.tree.map(make, tree)
+    return made
 
 
 def write_columns(
