@@ -1,12 +1,16 @@
 """Steps through a cache give the logits of the whole sequence at once."""
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from model_fixtures import tiny_model
 
 from ul2.batch import Batch, one_per_row
+from ul2.decoding.rows import take_rows
 from ul2.models import blocks
+from ul2.models.cache import Cache
 
 COLUMNS = 5
 CHANGES = (
@@ -16,6 +20,12 @@ CHANGES = (
     {"num_kv_heads": 2, "tied_embeddings": True},
     {"num_kv_heads": 1, "positions": "rope"},
 )
+
+
+class State(NamedTuple):
+    """A search of nothing but its cache."""
+
+    cache: Cache
 
 
 def make_batch(inputs, outputs, prefix_lengths, length=None):
@@ -98,7 +108,8 @@ def test_rows_of_another_cache_go_on_as_they_would_in_it(architecture, may_reord
     step = model.make_step()
     whole = prefill([0, 1, 2])
     first, whole = step(jnp.array([[5, 6]] * 3), jnp.array([0, 0, 0]), whole)
-    mixed = whole.take_rows(prefill([2, 0]), jnp.array([-1, 0, 1]))
+    other = State(prefill([2, 0]))
+    mixed = take_rows(State(whole), other, jnp.array([-1, 0, 1])).cache
     tokens, columns = jnp.array([[7, 8], [5, 6], [5, 6]]), jnp.array([1, 0, 0])
     hidden, _ = step(tokens, columns, mixed)
     second, _ = step(jnp.array([[7, 8]] * 3), jnp.array([1, 1, 1]), whole)

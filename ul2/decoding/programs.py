@@ -13,11 +13,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ul2.batch import Batch
 from ul2.decoding.beam import Beams, BeamSearch
+from ul2.decoding.rows import empty_rows, placed_rows, take_rows
 from ul2.decoding.sampling import Samples, Sampling
 from ul2.decoding.search import Dials
 from ul2.decoding.settings import DecodingSettings
 from ul2.decoding.written import Limits, start
-from ul2.models.cache import empty_rows, placed_rows, take_rows
 
 
 class Program(NamedTuple):
@@ -84,22 +84,20 @@ def begin(
     last = jnp.take_along_axis(hidden, ends[:, None, None], axis=1)
     written = start(forced, program.hypotheses, program.columns, limits)
     search = program.search(params, limits, dials)
-    begun: Samples | Beams = _placed(search.start(last, cache, written))
+    begun: Samples | Beams = placed_rows(search.start(last, cache, written))
     return begun
 
 
 @functools.partial(jax.jit, static_argnums=1)
 def make_room(begun: Any, rows: int) -> Any:
     """Returns a state like another, of `rows` rows that are all closed."""
-    others = empty_rows(begun._replace(cache=None), rows)
-    return _placed(others._replace(cache=begun.cache.empty(rows)))
+    return placed_rows(empty_rows(begun, rows))
 
 
 @functools.partial(jax.jit, donate_argnums=0)
 def insert(state: Any, begun: Any, origins: Int[Array, " E"]) -> Any:
-    """Puts examples that have begun into rows of a state; see `Cache.take_rows`."""
-    others = take_rows(state._replace(cache=None), begun._replace(cache=None), origins)
-    return _placed(others._replace(cache=state.cache.take_rows(begun.cache, origins)))
+    """Puts examples that have begun into rows of a state; see `take_rows`."""
+    return placed_rows(take_rows(state, begun, origins))
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
@@ -113,13 +111,8 @@ def go_on(
     enough: Int[Array, ""],
 ) -> Any:
     """Writes on, until no more than `enough` rows are open or all steps are taken."""
-    return _placed(program.search(params, limits, dials).advance(state, steps, enough))
-
-
-def _placed(state: Any) -> Any:
-    """Lets every program leave a state where the next one expects it."""
-    others = placed_rows(state._replace(cache=None))
-    return others._replace(cache=state.cache.placed())
+    search = program.search(params, limits, dials)
+    return placed_rows(search.advance(state, steps, enough))
 
 
 @functools.partial(jax.jit, static_argnums=0)

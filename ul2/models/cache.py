@@ -13,7 +13,7 @@ them: on CPU the keys of four beams were matched in 0.6 of the time.
 Prompts differ in length, and padding follows them; `written` begins for all of them at
 column 0, which is position `prompt_lengths[e]` of example e. A step writes one column
 of each example, not the same in all: some may have begun later than others (see
-`Cache.take_rows`). Y layers, E examples; see `models/__init__.py` for the other
+`ul2.decoding.rows`). Y layers, E examples; see `models/__init__.py` for the other
 letters. Y is there in deep stacks only; others have a tuple with what each layer keeps,
 since a slice of stacked layers is a copy at every step.
 
@@ -26,7 +26,7 @@ What hypotheses write in a column lies side by side in `written`, [E, G, W*J, K]
                           2 1 2 .
 """
 
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,9 +34,6 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ul2.axes import BATCH, HEAD
 from ul2.batch import Batch
-from ul2.models.constraints import constrain
-
-_Tree = TypeVar("_Tree")
 
 
 class KeyValues(NamedTuple):
@@ -127,36 +124,12 @@ class Cache(NamedTuple):
         )
         return self._replace(writers=writers), place
 
-    def take_rows(self, other: "Cache", origins: Int[Array, " E"]) -> "Cache":
-        """Puts examples of another cache in the place of some of this one.
-
-        Args:
-            other: a cache of R examples, otherwise of the same shape.
-            origins: for each row the example that goes there; -1 for none.
-        """
-        return Cache(
-            take_rows(self.layers, other.layers, origins, dim=self._row_dim),
-            *take_rows(self[1:], other[1:], origins),
-        )
-
-    def empty(self, examples: int) -> "Cache":
-        """Returns a cache like this for as many examples, with nothing in it."""
-        return Cache(
-            empty_rows(self.layers, examples, dim=self._row_dim),
-            *empty_rows(self[1:], examples),
-        )
-
-    def placed(self) -> "Cache":
-        """Asks that examples be split as in a batch, and the heads of each layer."""
-        stack = (None,) * self._row_dim
-        layers = jax.tree.map(
-            lambda array: constrain(array, *stack, BATCH, HEAD, None, None), self.layers
-        )
-        return Cache(layers, *placed_rows(self[1:]))
-
-    @property
-    def _row_dim(self) -> int:
-        return 1 if isinstance(self.layers, LayerCache) else 0
+    def axes(self) -> "Cache":
+        """Returns what the dims of each array are called, in the place of the array."""
+        stack = (None,) if isinstance(self.layers, LayerCache) else ()
+        layers = jax.tree.map(lambda _: (*stack, BATCH, HEAD, None, None), self.layers)
+        rest = jax.tree.map(lambda array: (BATCH, *[None] * (array.ndim - 1)), self[1:])
+        return Cache(layers, *rest)
 
     @property
     def _any_layer(self) -> LayerCache:
@@ -230,46 +203,6 @@ def _pad(array: Array, columns: int, dim: int) -> Array:
     missing = [(0, 0)] * array.ndim
     missing[dim] = (0, max(0, columns - array.shape[dim]))
     return jnp.pad(array, missing)
-
-
-def take_rows(
-    tree: _Tree, other: _Tree, origins: Int[Array, " E"], *, dim: int = 0
-) -> _Tree:
-    """Returns a tree of arrays with rows of another in the place of some of its own.
-
-    Args:
-        tree: arrays of E rows.
-        other: the same of R rows.
-        origins: for each row the one of `other` that goes there; -1 for none.
-        dim: which dim the rows are.
-    """
-
-    def take(array: Array, new: Array) -> Array:
-        others = [axis for axis in range(array.ndim) if axis != dim]
-        is_new = jnp.expand_dims(origins >= 0, others)
-        return jnp.where(is_new, jnp.take(new, origins, axis=dim, mode="clip"), array)
-
-    taken: _Tree = jax.tree.map(take, tree, other)
-    return taken
-
-
-def placed_rows(tree: _Tree) -> _Tree:
-    """Asks that the rows of arrays be split as in a batch."""
-    placed: _Tree = jax.tree.map(
-        lambda array: constrain(array, BATCH, *[None] * (array.ndim - 1)), tree
-    )
-    return placed
-
-
-def empty_rows(tree: _Tree, rows: int, *, dim: int = 0) -> _Tree:
-    """Returns zeros like these arrays, of as many rows; `dim` is theirs."""
-
-    def make(array: Array) -> Array:
-        shape = (*array.shape[:dim], rows, *array.shape[dim + 1 :])
-        return jnp.zeros(shape, array.dtype)
-
-    made: _Tree = jax.tree.map(make, tree)
-    return made
 
 
 def write_columns(
