@@ -108,9 +108,9 @@ def test_examples_take_the_rows_of_those_that_ended(generator, monkeypatch):
     taken = []
     go_on = programs.go_on
 
-    def count(program, params, state, *others):
+    def count(program, params, layers, state, *others):
         before = np.asarray(state.columns)
-        after = go_on(program, params, state, *others)
+        after = go_on(program, params, layers, state, *others)
         taken.append(int((np.asarray(after.columns) - before).max()))
         return after
 
@@ -321,6 +321,26 @@ def test_tokens_arrive_as_they_are_written(generator, choices):
     for number, outputs, forced in zip(numbers, streamed, (0, 1, 0), strict=True):
         told = sorted(heard[number].values())
         assert told == sorted(output.ids[forced * skipped :] for output in outputs)
+
+
+def test_going_on_does_not_cut_the_stack_anew(model, monkeypatch):
+    """It is called for every token that is told of: a cut copies the decoder."""
+    read = []
+    go_on = programs.go_on
+
+    def look(*given):
+        # Arguments that a program does not use are left out of its text.
+        read.append(go_on.lower(*given).as_text())
+        return go_on(*given)
+
+    monkeypatch.setattr(programs, "go_on", look)
+    generator = Generator(model, VOCAB, batch_size=2)
+    generator.generate(PROMPTS[:1], DecodingSettings(max_tokens=2))
+    kernel = model.decoder.layers.mlp.wo[...].shape
+    stacked, one = ("tensor<" + "x".join(map(str, kernel[n:])) + "x" for n in (0, 1))
+    assert kernel[0] > 1
+    assert stacked not in read[0]
+    assert one in read[0]
 
 
 def test_programs_are_compiled_once_for_lengths_of_one_bucket(model):

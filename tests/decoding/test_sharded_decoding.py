@@ -61,6 +61,21 @@ def test_outputs_on_a_mesh_are_those_of_one_device(architecture):
         np.testing.assert_allclose(*scores, rtol=REORDERED_SUM_RTOL)
 
 
+@pytest.mark.parametrize("architecture", ["encoder_decoder", "decoder_only"])
+def test_layers_that_are_cut_apart_are_split_like_their_stack(architecture):
+    mesh = make_mesh(MESH)
+    model = on_mesh(tiny_model(architecture, num_kv_heads=2), mesh)
+    stack = nnx.state(model.decoder.layers)
+    layers = Generator(model, VOCAB, mesh=mesh).layers
+    assert len(layers) == model.decoder.num_layers
+    for layer in layers:
+        for whole, part in zip(
+            jax.tree.leaves(stack), jax.tree.leaves(layer), strict=True
+        ):
+            held = whole.addressable_shards[0].data.shape
+            assert part.addressable_shards[0].data.shape == held[1:]
+
+
 def test_cache_is_split_over_batch_and_heads():
     model = tiny_model("encoder_decoder", num_kv_heads=2)
     mesh = make_mesh(MESH)

@@ -100,10 +100,18 @@ def insert(state: Any, begun: Any, origins: Int[Array, " E"]) -> Any:
     return placed_rows(take_rows(state, begun, origins))
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
+@functools.partial(jax.jit, static_argnums=0)
+def cut_layers(graphdef: Any, params: Any) -> tuple[Any, ...] | None:
+    """Cuts the decoder's layers apart, once for all calls of `go_on`."""
+    layers: tuple[Any, ...] | None = nnx.merge(graphdef, params).cut_layers()
+    return layers
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=3)
 def go_on(
     program: Program,
     params: Any,
+    layers: tuple[Any, ...] | None,
     state: Any,
     limits: Limits,
     dials: Dials,
@@ -112,7 +120,7 @@ def go_on(
 ) -> Any:
     """Writes on, until no more than `enough` rows are open or all steps are taken."""
     search = program.search(params, limits, dials)
-    return placed_rows(search.advance(state, steps, enough))
+    return placed_rows(search.advance(layers, state, steps, enough))
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -51,15 +51,18 @@ class Search(abc.ABC):
     limits: Limits
     eos_id: int
 
-    def advance(self, state: Any, steps: Int[Array, ""], enough: Int[Array, ""]) -> Any:
+    def advance(
+        self, layers: Any, state: Any, steps: Int[Array, ""], enough: Int[Array, ""]
+    ) -> Any:
         """Goes on until all is closed.
 
         Args:
+            layers: of the model's `cut_layers`.
             state: of the search.
             steps: to take at most.
             enough: stop where no more examples than these are open.
         """
-        run = self.model.make_step()
+        run = self.model.make_step(layers)
 
         def goes_on(carry: tuple[Array, Any]) -> Bool[Array, ""]:
             taken, state = carry

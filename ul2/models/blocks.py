@@ -308,16 +308,23 @@ class Stack(nnx.Module):
         kept = self._cut(keys) if self._is_cut else keys
         return self.final_norm(x), kept
 
-    def make_step(self) -> Step:
+    def cut_layers(self) -> tuple[Any, ...] | None:
+        """Returns the parameters of each layer, or None where a loop runs over all."""
+        return self._cut(nnx.state(self.layers)) if self._is_cut else None
+
+    def make_step(self, layers: tuple[Any, ...] | None = None) -> Step:
         """Returns what runs one new token of each hypothesis.
 
         It is called with embedded tokens [E, J, D], the columns [E] that they are
-        written in, and the cache. Make it before the loop over tokens, where the
-        parameters of the layers are cut apart: a slice inside the loop is a copy at
-        every step.
+        written in, and the cache. Make it before the loop over tokens: a slice inside
+        the loop is a copy at every step.
+
+        Args:
+            layers: of `cut_layers`, for a program that is called often; by default
+                they are cut here.
         """
         graphdef, parameters = nnx.split(self.layers)
-        apart = self._cut(parameters) if self._is_cut else None
+        apart = self.cut_layers() if layers is None else layers
 
         def step(
             x: Float[Array, "E J D"], columns: Int[Array, " E"], cache: Cache

@@ -1,6 +1,7 @@
 """What both architectures have in common: a decoder between two tables."""
 
 import abc
+from typing import Any
 
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
@@ -64,14 +65,25 @@ class LanguageModel(nnx.Module):
     ) -> tuple[Float[Array, "E P D"], LayerKeys | tuple[LayerKeys, ...]]:
         """Returns what the decoder makes of prompts, and what its layers read."""
 
-    def make_step(self) -> Step:
+    def cut_layers(self) -> tuple[Any, ...] | None:
+        """Returns the parameters of each layer of the decoder, for `make_step`.
+
+        They are a second copy of what the layers share as one array. None for a stack
+        that is too deep to be run layer by layer.
+        """
+        return self.decoder.cut_layers()
+
+    def make_step(self, layers: tuple[Any, ...] | None = None) -> Step:
         """Returns what reads one more token of each hypothesis.
 
         It is called with tokens [E, J], the columns [E] that they are written in, and
         the cache; it returns hidden states [E, J, D], ready for `unembed`, and the
         cache with the tokens. Make it before the loop; see `Stack.make_step`.
+
+        Args:
+            layers: of `cut_layers`; by default they are cut here.
         """
-        run = self.decoder.make_step()
+        run = self.decoder.make_step(layers)
 
         def step(
             tokens: Int[Array, "E J"], columns: Int[Array, " E"], cache: Cache
