@@ -103,6 +103,17 @@ def test_columns_predicted_right_are_told_in_their_places(data, chunk_length):
     np.testing.assert_array_equal(correct, likeliest == np.asarray(data["targets"]))
 
 
+def test_of_equal_logits_the_first_is_the_prediction(data):
+    # Columns 2 and 5 of the head are the same, and always the largest.
+    hidden = jnp.abs(data["hidden"])
+    kernel = data["kernel"].at[:, jnp.array([2, 5])].set(9.0)
+    targets = jnp.resize(jnp.array([2, 5, 1]), (B, T))
+    _, correct = scored(
+        {**data, "hidden": hidden, "kernel": kernel, "targets": targets}, 3
+    )
+    np.testing.assert_array_equal(correct, targets == 2)
+
+
 @pytest.mark.parametrize(
     ("rows", "columns", "vocab_size", "expected"),
     [

@@ -125,7 +125,7 @@ def _score(
     """Returns a chunk's sums, and which columns are predicted right."""
     targets, weights, denoiser_ids = labels
     loss, z_loss = token_losses(logits, targets, z_loss_weight)
-    correct = jnp.argmax(logits, axis=-1) == targets
+    correct = _are_likeliest(logits, targets)
     ids_1 = jnp.arange(num_denoisers).reshape(1, 1, -1)
     mine = jnp.where(denoiser_ids[..., None] == ids_1, weights[..., None], 0.0)
     sums = LossSums(
@@ -137,6 +137,21 @@ def _score(
         objective=jnp.sum(weights * (loss + z_loss)),
     )
     return sums, correct
+
+
+def _are_likeliest(
+    logits: Float[Array, "B C V"], targets: Int[Array, "B C"]
+) -> Bool[Array, "B C"]:
+    """Returns where `jnp.argmax` would choose the target: it is the first of equals.
+
+    Comparing all ids takes a sixth of the time of looking for the largest (on CPU, 256
+    columns of 32128 ids: 2.5 and 16 ms).
+    """
+    label_logits = jnp.take_along_axis(logits, targets[..., None], axis=-1)
+    ids = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
+    is_later = ids >= targets[..., None]
+    loses = (logits < label_logits) | ((logits == label_logits) & is_later)
+    return jnp.all(loses, axis=-1)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
