@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ul2.decoding.top_k import top_k
+from ul2.decoding.top_k import largest, top_k
 from ul2.sharding.mesh import TENSOR, make_mesh
 
 RNG = np.random.default_rng(0)
@@ -31,6 +31,11 @@ def test_largest_and_their_places_are_those_of_jax(values, k):
     found = jax.jit(top_k, static_argnums=1)(values, k)
     for ours, want in zip(found, jax.lax.top_k(values, k), strict=True):
         np.testing.assert_array_equal(ours, want)
+
+
+def test_the_largest_is_that_of_argmax():
+    values = np.asarray(RNG.integers(0, 99, (4, 3, 6400)), np.float32)
+    np.testing.assert_array_equal(largest(values), np.argmax(values, axis=-1))
 
 
 def test_logits_split_over_a_mesh_are_not_gathered():

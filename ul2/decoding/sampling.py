@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from ul2.decoding.search import Search
-from ul2.decoding.top_k import top_k
+from ul2.decoding.top_k import largest, top_k
 from ul2.decoding.written import NOTHING, Written
 from ul2.models.cache import Cache
 
@@ -81,7 +81,7 @@ class Sampling(Search):
     ) -> Int[Array, "E J"]:
         """Returns the likeliest ids, or draws among the likely ones."""
         if not self.settings.temperature:
-            return jnp.argmax(logits, axis=-1)
+            return largest(logits)
         logits = logits / self.dials.temperature
         if self.settings.top_k:
             logits = keep_top_k(logits, self.settings.top_k)
@@ -92,7 +92,7 @@ class Sampling(Search):
         keys = make_keys(self.dials.seed, self.limits.numbers, logits.shape[1])
         fold = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)))
         noise = jax.vmap(jax.vmap(draw))(fold(keys, samples.columns))
-        return jnp.argmax(logits + noise, axis=-1)
+        return largest(logits + noise)
 
 
 def make_keys(

