@@ -9,7 +9,7 @@ Tokens bring their space with them, so the space before a blank belongs to the s
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from ul2.vocab import Vocab
@@ -81,6 +81,16 @@ def make_prompt(
         num_blanks=len(sentinels),
         num_cut=len(ids) - len(kept),
     )
+
+
+def by_length(prompts: Sequence[Prompt], at_once: int) -> Iterator[list[int]]:
+    """Yields the places of prompts of like lengths, the longest first.
+
+    If memory does not suffice, the first batch says so.
+    """
+    order = sorted(range(len(prompts)), key=lambda place: -len(prompts[place].inputs))
+    for start in range(0, len(order), at_once):
+        yield order[start : start + at_once]
 
 
 def encode_output(text: str, encode: Encode, vocab: Vocab) -> list[int]:

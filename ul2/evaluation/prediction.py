@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from ul2.decoding.settings import DecodingSettings
-from ul2.decoding.text import Prompt
+from ul2.decoding.text import Prompt, by_length
 from ul2.evaluation.calculator import recompute
 from ul2.evaluation.settings import EvaluationSettings
 from ul2.evaluation.voting import vote
@@ -223,7 +223,7 @@ def rank(
     """Takes the likeliest choice of every example; a tie goes to the earlier one."""
     predictions: list[Prediction | None] = [None] * len(examples)
     widest = max(len(example.choices) for example in examples)
-    for numbers in _by_length(prompts, max(1, settings.batch_size // widest)):
+    for numbers in by_length(prompts, max(1, settings.batch_size // widest)):
         pairs = [
             (prompts[number], encode_target(choice, prompts[number], model))
             for number in numbers
@@ -261,16 +261,6 @@ def choice_value(score: TargetScore, choice: str, choice_score: str) -> float:
         "per_character": len(choice),
     }[choice_score]
     return score.log_prob / max(1, divisor)
-
-
-def _by_length(prompts: Sequence[Prompt], at_once: int) -> Iterator[list[int]]:
-    """Yields the numbers of prompts of like lengths, the longest first.
-
-    If memory does not suffice, the first batch says so.
-    """
-    order = sorted(range(len(prompts)), key=lambda number: -len(prompts[number].inputs))
-    for start in range(0, len(order), at_once):
-        yield order[start : start + at_once]
 
 
 def _finite(value: float) -> float | None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from ul2.decoding.prompts import bucket
+from ul2.decoding.text import by_length
 from ul2.decoding.text_model import TextModel
 from ul2.inference.journal import Journal
 from ul2.inference.modes import misfit
@@ -180,7 +180,9 @@ class Answerer:
             left = [one for one in requests if not is_done([one.row.number])]
             yield from self._decode(left)
             return
-        for batch in _batches(requests, self._settings.batch_size):
+        prompts = [request.prompt for request in requests]
+        for places in by_length(prompts, self._settings.batch_size):
+            batch = [requests[place] for place in places]
             if not is_done([request.row.number for request in batch]):
                 yield self._score(batch)
 
@@ -228,20 +230,6 @@ def _windows(source: RowSource, size: int) -> Iterator[list[Row]]:
     rows = iter(source)
     while window := list(itertools.islice(rows, size)):
         yield window
-
-
-def _batches(requests: Sequence[Request], size: int) -> Iterator[list[Request]]:
-    """Yields requests whose inputs are alike in length, the longest first.
-
-    If memory does not suffice, it shows at once.
-    """
-    by_length: dict[int, list[Request]] = {}
-    for request in requests:
-        by_length.setdefault(bucket(len(request.prompt.inputs)), []).append(request)
-    for length in sorted(by_length, reverse=True):
-        alike = by_length[length]
-        for start in range(0, len(alike), size):
-            yield alike[start : start + size]
 
 
 def _summarize(
