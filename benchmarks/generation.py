@@ -3,6 +3,7 @@
     python benchmarks/generation.py [--rounds 5] [--prompts 16] [--tokens 64]
     python benchmarks/generation.py --prompts 128 --fewest 4
     python benchmarks/generation.py --prompts 128 --fewest 4 --shortest 16 --longest 512
+    python benchmarks/generation.py --streams
 
 Needs torch and transformers (the `peers` extra). A T5 v1.1 of 77M parameters (d 512, 6
 heads of 64, feed-forward 1024 gated SiLU, 8 + 8 layers, vocabulary 32128), random
@@ -13,9 +14,13 @@ criterion of theirs and `max_tokens` of ours. transformers takes the prompts as 
 come, pads each batch to its longest and goes on until its last output ends; we do with
 the prompts what we do. Both sides take turns, so that whatever else the machine does
 falls on both; ratios of medians are what counts. The outputs are compared first.
+
+With `--streams` nothing is compared with theirs: one prompt is answered token by token,
+as a person at `ul2 infer --interactive` sees it, and at once.
 """
 
 import argparse
+import functools
 import os
 import statistics
 import tempfile
@@ -98,6 +103,27 @@ def measure(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def measure_streams(model: Any, vocab: Any, prompt: list[int], rounds: int) -> None:
+    """Prints how long one output takes, told token by token and at the end."""
+    print("| batch | told token by token, s | at the end, s |")
+    print("|---|---|---|")
+    settings = DecodingSettings()
+    for size in (1, BATCH):
+        generator = Generator(model, vocab, batch_size=size)
+        heard: list[int] = []
+        answer = functools.partial(
+            generator.generate, [prompt], settings, forbidden=[vocab.eos_id]
+        )
+        stream = functools.partial(
+            answer, on_tokens=lambda _, __, ids, heard=heard: heard.extend(ids)
+        )
+        stream()
+        assert len(heard) == settings.max_tokens
+        times = [(measure(stream), measure(answer)) for _ in range(rounds)]
+        streamed, whole = map(statistics.median, zip(*times, strict=True))
+        print(f"| {size} | {streamed:.2f} | {whole:.2f} |")
+
+
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -107,6 +133,7 @@ def main() -> None:
     parser.add_argument("--fewest", type=int, help="of an output; by default --tokens")
     parser.add_argument("--shortest", type=int, default=256)
     parser.add_argument("--longest", type=int, default=256)
+    parser.add_argument("--streams", action="store_true")
     options = parser.parse_args()
 
     torch.set_num_threads(os.cpu_count() or 1)
@@ -114,6 +141,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         peer.save_pretrained(folder)
         model, vocab = interop.load(folder)
+    if options.streams:
+        measure_streams(model, vocab, *make_prompts([32]), options.rounds)
+        return
     rows = make_prompts(
         make_lengths(options.prompts, options.shortest, options.longest, seed=0)
     )

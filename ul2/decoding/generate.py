@@ -183,7 +183,7 @@ class Generator:
         """Returns the parameters of the decoder's layers, cut apart for its steps.
 
         They are a second copy, but a copy at every call of `go_on` took longer than two
-        steps of 77M parameters on CPU: outputs that are told token by token came four
+        steps of 77M parameters on CPU: outputs that are told token by token came three
         times as slow. None for a deep stack; see `Stack.make_step`.
         """
         layers: tuple[Any, ...] | None = programs.cut_layers(self.graphdef, self.params)
