@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from ul2.axes import BATCH
+from ul2.models.cache import row_axes
 from ul2.models.constraints import constrain
 
 _State = TypeVar("_State")
@@ -57,7 +58,5 @@ def placed_rows(state: _State) -> _State:
 
 def _axes(state: Any) -> Any:
     """Returns what the dims of each array are called."""
-    others = jax.tree.map(
-        lambda array: (BATCH, *[None] * (array.ndim - 1)), state._replace(cache=None)
-    )
+    others = row_axes(state._replace(cache=None))
     return others._replace(cache=state.cache.axes())

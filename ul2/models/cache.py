@@ -128,8 +128,7 @@ class Cache(NamedTuple):
         """Returns what the dims of each array are called, in the place of the array."""
         stack = (None,) if isinstance(self.layers, LayerCache) else ()
         layers = jax.tree.map(lambda _: (*stack, BATCH, HEAD, None, None), self.layers)
-        rest = jax.tree.map(lambda array: (BATCH, *[None] * (array.ndim - 1)), self[1:])
-        return Cache(layers, *rest)
+        return Cache(layers, *row_axes(self[1:]))
 
     @property
     def _any_layer(self) -> LayerCache:
@@ -203,6 +202,11 @@ def _pad(array: Array, columns: int, dim: int) -> Array:
     missing = [(0, 0)] * array.ndim
     missing[dim] = (0, max(0, columns - array.shape[dim]))
     return jnp.pad(array, missing)
+
+
+def row_axes(tree: Any) -> Any:
+    """Returns what the dims of arrays are called that count rows in their first."""
+    return jax.tree.map(lambda array: (BATCH, *[None] * (array.ndim - 1)), tree)
 
 
 def write_columns(
