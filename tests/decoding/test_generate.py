@@ -131,18 +131,26 @@ def test_examples_take_the_rows_of_those_that_ended(generator, monkeypatch):
     assert taken == [1, 1, 7]
 
 
-@pytest.mark.parametrize("choices", CHOICES, ids=str)
+@pytest.mark.parametrize(
+    "choices",
+    [*CHOICES, {"temperature": 0.7, "no_repeat_ngram": 2, "num_decodes": 3}],
+    ids=str,
+)
 def test_output_does_not_depend_on_when_it_begins(generator, choices):
     settings = DecodingSettings(max_tokens=8, **choices)
     rng = np.random.default_rng(0)
     rooms = rng.integers(2, 9, 11).tolist()
-    prompts = [[*rng.integers(5, 40, 2 + n % 5).tolist(), 1] for n in range(11)]
-    crowded = generator.generate(prompts, settings, max_tokens=rooms)
-    for n, prompt in enumerate(prompts):
-        # Not even in the last bit.
-        assert [crowded[n]] == generator.generate(
-            [prompt], settings, numbers=[n], max_tokens=[rooms[n]]
-        )
+    prompts = [[*rng.integers(5, 40, n % 6).tolist(), 1] for n in range(11)]
+    blanks = [None if n % 3 else 2 for n in range(11)]
+    options = {"max_tokens": rooms, "blanks": blanks, "forced": [[7]] * 11}
+    for given in ({"max_tokens": rooms}, options):
+        crowded = generator.generate(prompts, settings, **given)
+        for n, prompt in enumerate(prompts):
+            alone = {name: values[n : n + 1] for name, values in given.items()}
+            # Not even in the last bit.
+            assert [crowded[n]] == generator.generate(
+                [prompt], settings, numbers=[n], **alone
+            )
 
 
 def test_drawing_depends_on_seed_number_and_decode(generator):

@@ -86,10 +86,8 @@ def test_cached_logits_are_those_of_the_whole_sequence(architecture, changes):
 
 
 @pytest.mark.usefixtures("layers")
-@pytest.mark.parametrize(
-    ("architecture", "may_reorder"),
-    [("encoder_decoder", True), ("decoder_only", False)],
-)
+@pytest.mark.parametrize("may_reorder", [False, True])
+@pytest.mark.parametrize("architecture", ["encoder_decoder", "decoder_only"])
 def test_rows_of_another_cache_go_on_as_they_would_in_it(architecture, may_reorder):
     model = tiny_model(architecture)
     inputs, sequences, prefixes = make_rows(architecture, [3, 4, 2])
